@@ -1,0 +1,1 @@
+"""READ: run file -> arrays -> answers. Needs no torch."""

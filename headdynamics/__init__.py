@@ -1,0 +1,45 @@
+"""headdynamics: which attention heads of a transformer matter, and when in training that settles.
+
+The public names load on first use (PEP 562), so that analysis needs no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "find_heads": "heads",
+    "Heads": "heads",
+    "HeadsError": "heads",
+    "masked": "gates",
+    "importance": "estimators",
+    "Importance": "estimators",
+    "prune_order": "orders",
+    "pruning_curve": "curve",
+    "TENTHS": "curve",
+    "Scores": "scores",
+    "accuracy": "scores",
+    "perplexity": "scores",
+    "mean_loss": "scores",
+    "Snapshot": "snapshot",
+    "Observer": "observer",
+    "HeadDynamicsCallback": "plugins.hf_trainer",
+    "attach": "plugins.hf_trainer",
+    "load_run": "analysis.load",
+    "RunFileError": "schema",
+}
+__all__ = list(_HOME)
+
+# A bare checkout (`--user-dir path/to/headdynamics`, not installed): plugins/ and analysis/ stand beside us.
+if (Path(__file__).parent.parent / "plugins" / "fairseq_trainer.py").exists():
+    __path__.append(str(Path(__file__).parent.parent))
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -1,0 +1,86 @@
+"""The run file's names and axes (HDF5, schema 1): the one contract between MEASURE and READ.
+
+No torch and no h5py here, so that a reader needs neither to know what a file holds.
+The file is netCDF-4 compatible: the dimension scales stand at the root, bear the name of
+their axis and are attached to every dataset that has it, so
+``xarray.open_dataset(path, engine="h5netcdf", group="importance")`` opens with named axes.
+A missing value is NaN (text: the empty string), never 0.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+SCHEMA = 1
+BLOCKS = 10  # disjoint blocks of examples whose means settle() needs (see analysis/settling.py)
+KINDS = ("encoder", "decoder", "cross")
+
+#: axis -> (dtype of its coordinate, what the coordinate holds)
+AXES = {
+    "snapshot": ("int64", "update at which the snapshot was taken; grows"),
+    "head": ("int64", "head index, 0..H-1"),
+    "order": ("str", "pruning order, e.g. importance, random-1, random-2, random-3"),
+    "fraction": ("float64", "fraction of heads pruned"),
+    "block": ("int64", "block of importance examples, 0..9"),
+    "window": ("int64", "update at which an online window ended"),
+}
+
+#: attributes of the root group; all are required
+ATTRIBUTES = (
+    "schema",  # int
+    "headdynamics",  # version that created the file
+    "framework",  # fairseq | transformers | torch
+    "model",  # class name
+    "signature",  # JSON: settings, versions, seeds, data fingerprint; and "hash"
+    "created",  # ISO 8601, UTC
+    "metric",  # name of the score
+    "greater_is_better",  # bool
+    "estimator",  # which I(h)
+)
+
+
+class Field(NamedTuple):
+    """One dataset: its dtype (``str`` is UTF-8 text) and its axes."""
+
+    dtype: str
+    axes: tuple[str, ...]
+
+
+FIELDS = {
+    "heads/kind": Field("str", ("head",)),  # encoder | decoder | cross
+    "heads/layer": Field("int32", ("head",)),  # ordinal within its stack and kind, from 0
+    "heads/number": Field("int32", ("head",)),  # within its layer, from 0
+    "heads/module": Field("str", ("head",)),
+    "snapshots/update": Field("int64", ("snapshot",)),  # the key
+    "snapshots/epoch": Field("float64", ("snapshot",)),  # epochs completed: 1.0 after the first
+    "snapshots/seconds": Field("float64", ("snapshot",)),  # what the snapshot took
+    "snapshots/status": Field("str", ("snapshot",)),  # "ok", else what failed
+    "snapshots/loss": Field("float64", ("snapshot",)),  # mean over the importance examples
+    "snapshots/score": Field("float64", ("snapshot",)),  # unpruned
+    "snapshots/n_importance": Field("int64", ("snapshot",)),
+    "snapshots/n_score": Field("int64", ("snapshot",)),
+    "snapshots/checkpoint": Field("str", ("snapshot",)),  # path; "" where none holds these weights
+    "importance/mean": Field("float32", ("snapshot", "head")),
+    "importance/stderr": Field("float32", ("snapshot", "head")),
+    "importance/signed": Field("float32", ("snapshot", "head")),
+    "importance/blocks": Field("float32", ("snapshot", "block", "head")),
+    "curve/score": Field("float64", ("snapshot", "order", "fraction")),
+    "curve/stderr": Field("float64", ("snapshot", "order", "fraction")),
+    "ablation/one/score": Field("float64", ("snapshot", "head")),
+    "ablation/one/delta": Field("float64", ("snapshot", "head")),
+    "ablation/one/pvalue": Field("float64", ("snapshot", "head")),
+    "ablation/all_but_one/score": Field("float64", ("snapshot", "head")),
+    "ablation/all_but_one/delta": Field("float64", ("snapshot", "head")),
+    "ablation/all_but_one/pvalue": Field("float64", ("snapshot", "head")),
+    "online/update": Field("int64", ("window",)),
+    "online/mean": Field("float32", ("window", "head")),
+    "online/signed": Field("float32", ("window", "head")),
+    "transfer/score": Field("float64", ("snapshot", "fraction")),
+}
+
+#: groups that exist only in runs that measured them; every other group is always there
+OPTIONAL = ("ablation/", "online/", "transfer/")
+
+
+class RunFileError(Exception):
+    """A run file cannot be used; the message names the cause and the cure."""

@@ -1,0 +1,1 @@
+"""ATTACH: one integration a file."""
