@@ -1,0 +1,20 @@
+"""Recorders: where snapshots go. One that fails never stops another, nor the training."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from ..snapshot import Run, Snapshot
+
+
+class Recorder(Protocol):
+    """A destination for snapshots."""
+
+    def start(self, run: Run, update: int) -> None:
+        """Begin, or go on with, a run that stands at `update`; rows beyond it are of a lost future."""
+
+    def write(self, snapshot: Snapshot) -> None:
+        """Keep one snapshot."""
+
+    def close(self) -> None:
+        """Let go of what is held."""

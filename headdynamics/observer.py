@@ -1,0 +1,165 @@
+"""Observer: the main path. A trainer's event -> a snapshot -> the recorders.
+
+    observer = Observer(model, "run.h5", batches=valid, score=hd.accuracy(valid))
+    ...
+    observer.snapshot(update=step, epoch=3)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from .curve import TENTHS, Curve, pruning_curve
+from .estimators import ESTIMATORS, Positions, importance, token_positions
+from .heads import Heads, find_heads, unwrap
+from .losses import Loss, cross_entropy
+from .orders import prune_order, random_order
+from .record import Recorder
+from .record.hdf5 import HDF5Recorder
+from .scores import Score, mean_loss
+from .signature import signature
+from .snapshot import OK, Run, Snapshot
+from .stillness import still
+
+logger = logging.getLogger("headdynamics")
+ORDERS = ("importance", "random-1", "random-2", "random-3")
+
+
+class Observer:
+    """Watches one model through training: measures it at each `snapshot` and hands that to the recorders.
+
+    Args:
+        model: any torch model whose heads `find_heads` reads.
+        path: the run file; None for none.
+        batches: examples for I(h); iterated anew at each snapshot, so a list or a re-iterable.
+        score: a `Score`, or a plain function of the model that returns a float; default: the mean loss.
+        loss: `loss(model, batch) -> [B]`; default: cross-entropy from logits and labels.
+        estimator: see `estimators`.
+        fractions: pruned fractions of the curve, ascending.
+        orders: `importance` and seeded `random-N`.
+        recorders: further destinations.
+        still_too: modules beside the model that a snapshot might change (a criterion).
+        settings: what else makes these numbers what they are; part of the signature.
+        update: where training stands; a resumed run drops the rows beyond.
+        strict: raise when a snapshot or a recorder fails, instead of logging it and going on.
+
+    Raises:
+        HeadsError: the model has no heads that can be read.
+        ValueError: an option makes no sense.
+        RunFileError: the run file cannot be written, or another process writes it.
+
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        path: str | None = None,
+        *,
+        batches: Iterable[Any],
+        score: Score | Callable[[nn.Module], float] | None = None,
+        loss: Loss = cross_entropy,
+        estimator: str = "example",
+        fractions: Sequence[float] = TENTHS,
+        orders: Sequence[str] = ORDERS,
+        recorders: Sequence[Recorder] = (),
+        positions: Positions = token_positions,
+        heads: Heads | None = None,
+        still_too: Sequence[nn.Module] = (),
+        settings: Mapping[str, Any] | None = None,
+        framework: str = "torch",
+        update: int = 0,
+        strict: bool = False,
+    ) -> None:
+        check_options(estimator, fractions, orders)
+        self.model, self.batches, self.loss, self.positions = unwrap(model), batches, loss, positions
+        self.score: Any = score or mean_loss(batches, loss)
+        self.strict, self.still_too = strict, tuple(still_too)
+        with still(self.model, *self.still_too):
+            probe = next(iter(batches), None)
+            self.heads = heads or find_heads(self.model, probe if isinstance(probe, Mapping) else None)
+            settings = {"estimator": estimator, "fractions": fractions, "orders": orders, **(settings or {})}
+            signed = signature(self.model, self.heads, batches, settings)
+        self.run = Run(
+            self.heads,
+            framework,
+            type(self.model).__name__,
+            getattr(self.score, "name", getattr(self.score, "__name__", "score")),
+            bool(getattr(self.score, "greater_is_better", True)),
+            estimator,
+            tuple(fractions),
+            tuple(orders),
+            signed,
+        )
+        self.recorders: list[Recorder] = []
+        for recorder in ([HDF5Recorder(path)] if path else []) + list(recorders):
+            recorder.start(self.run, update)
+            self.recorders.append(recorder)
+
+    def snapshot(self, update: int | None = None, epoch: float | None = None, checkpoint: str = "") -> Snapshot:
+        """Measure the model as it stands and record it; training does not notice.
+
+        `update` (optimizer steps done) is the row's key and `epoch` counts epochs done; one of them is enough.
+        A failure is logged and recorded as the snapshot's status, unless `strict`.
+        """
+        if update is None and epoch is None:
+            raise ValueError("say where training stands: snapshot(update=...) or snapshot(epoch=...)")
+        update = int(epoch or 0) if update is None else update
+        epoch = float("nan") if epoch is None else float(epoch)
+        began = time.perf_counter()
+        try:
+            with still(self.model, *self.still_too):
+                measured = self._measure()
+            taken = Snapshot(update, epoch, time.perf_counter() - began, OK, *measured, checkpoint)
+        except Exception as error:
+            if self.strict:
+                raise
+            logger.exception("headdynamics could not measure update %d; training goes on", update)
+            why = f"{type(error).__name__}: {error}"
+            taken = Snapshot(update, epoch, time.perf_counter() - began, why, checkpoint=checkpoint)
+        self._record(taken)
+        return taken
+
+    def _measure(self) -> tuple[Any, dict[str, Curve]]:
+        found = importance(
+            self.model, self.batches, self.loss, self.run.estimator, heads=self.heads, positions=self.positions
+        )
+        orders = {
+            name: prune_order(found) if name == "importance" else random_order(len(self.heads), int(name.split("-")[1]))
+            for name in self.run.orders
+        }
+        return found, {
+            name: pruning_curve(self.model, order, self.score, self.run.fractions, heads=self.heads)
+            for name, order in orders.items()
+        }
+
+    def _record(self, taken: Snapshot) -> None:
+        for recorder in self.recorders:
+            try:
+                recorder.write(taken)
+            except Exception:
+                if self.strict:
+                    raise
+                logger.exception("headdynamics: %s failed; training goes on", type(recorder).__name__)
+
+    def close(self) -> None:
+        """Let every recorder go."""
+        for recorder in self.recorders:
+            with contextlib.suppress(Exception):
+                recorder.close()
+
+
+def check_options(estimator: str, fractions: Sequence[float], orders: Sequence[str]) -> None:
+    """ValueError where an option makes no sense, before any work."""
+    if estimator not in ESTIMATORS:
+        raise ValueError(f"unknown estimator {estimator!r}; there are {', '.join(ESTIMATORS)}")
+    if not fractions or list(fractions) != sorted(fractions) or fractions[0] < 0 or fractions[-1] > 1:
+        raise ValueError(f"fractions ascend from 0 to 1; these do not: {list(fractions)}")
+    for order in orders:
+        if order != "importance" and not (order.startswith("random-") and order[7:].isdigit()):
+            raise ValueError(f"unknown order {order!r}; there are importance and random-1, random-2, ...")

@@ -1,0 +1,116 @@
+"""Scores: sufficient statistics per example, aggregated last.
+
+`stats` [n, k] may be summed over any selection of examples and then aggregated to the metric: correct
+counts for accuracy, loss sums and token counts for perplexity, n-gram counts for BLEU. So an error bar
+needs no further pass through the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from .losses import IGNORED, cross_entropy, find_labels, predicts_next
+
+Aggregate = Callable[[np.ndarray], np.ndarray]  # sums [..., k] -> metric [...]
+RESAMPLES = 200
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One model's score with what it was made from: `stats` [n, k] and `aggregate`, from sums [..., k] to [...]."""
+
+    stats: np.ndarray
+    aggregate: Aggregate
+
+    @property
+    def n(self) -> int:
+        """Examples."""
+        return len(self.stats)
+
+    @property
+    def value(self) -> float:
+        """The metric over all examples."""
+        return float(self.aggregate(self.stats.sum(0)))
+
+    def stderr(self, seed: int = 0) -> float:
+        """Bootstrap standard error over examples, 200 seeded resamples; NaN for fewer than two examples."""
+        if self.n < 2:
+            return float("nan")
+        counts = np.random.default_rng(seed).multinomial(self.n, np.full(self.n, 1 / self.n), size=RESAMPLES)
+        return float(np.std(self.aggregate(counts @ self.stats), ddof=1))
+
+
+class Score(Protocol):
+    """A metric of a model: named, with a direction; a call measures. `Scores` carry uncertainty, a float none."""
+
+    name: str
+    greater_is_better: bool
+
+    def __call__(self, model: nn.Module) -> Scores | float: ...
+
+
+@dataclass(frozen=True)
+class BatchScore:
+    """A Score made from batches and a function (model, batch) -> stats [B, k]."""
+
+    name: str
+    greater_is_better: bool
+    batches: Iterable[Any]
+    measure: Callable[[nn.Module, Any], np.ndarray]
+    aggregate: Aggregate
+
+    def __call__(self, model: nn.Module) -> Scores:
+        """Measure every batch without gradients."""
+        with torch.no_grad():
+            stats = [self.measure(model, batch) for batch in self.batches]
+        if not stats:
+            raise ValueError("no examples to score: the batches are empty")
+        return Scores(np.concatenate(stats).astype(np.float64), self.aggregate)
+
+
+def ratio(sums: np.ndarray) -> np.ndarray:
+    """First column over the second; NaN where nothing was counted."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(sums[..., 0] / sums[..., 1])
+
+
+def accuracy(batches: Iterable[Any]) -> BatchScore:
+    """Fraction of labels that the largest logit names (of tokens, where labels are per token)."""
+    return BatchScore("accuracy", True, batches, _correct, ratio)
+
+
+def mean_loss(batches: Iterable[Any], loss: Callable[[nn.Module, Any], torch.Tensor] = cross_entropy) -> BatchScore:
+    """Mean over examples of `loss(model, batch) -> [B]`."""
+
+    def measure(model: nn.Module, batch: Any) -> np.ndarray:
+        losses = loss(model, batch).double().cpu().numpy()
+        return np.stack([losses, np.ones_like(losses)], 1)
+
+    return BatchScore("loss", False, batches, measure, ratio)
+
+
+def perplexity(batches: Iterable[Any]) -> BatchScore:
+    """exp of the mean negative log-likelihood of a target token."""
+
+    def measure(model: nn.Module, batch: Any) -> np.ndarray:
+        labels = find_labels(batch)
+        tokens = ((labels[:, 1:] if predicts_next(model) else labels) != IGNORED).sum(1).cpu().numpy()
+        return np.stack([cross_entropy(model, batch).double().cpu().numpy() * tokens, tokens], 1)
+
+    return BatchScore("perplexity", False, batches, measure, lambda sums: np.exp(ratio(sums)))
+
+
+def _correct(model: nn.Module, batch: Any) -> np.ndarray:
+    labels, logits = find_labels(batch), model(**batch)["logits"]
+    if predicts_next(model):
+        logits, labels = logits[:, :-1], labels[:, 1:]
+    counted = labels != IGNORED
+    right = (logits.argmax(-1).cpu() == labels.cpu()) & counted.cpu()
+    rows = len(labels)
+    return np.stack([right.reshape(rows, -1).sum(1).numpy(), counted.cpu().reshape(rows, -1).sum(1).numpy()], 1)

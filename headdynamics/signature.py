@@ -1,0 +1,67 @@
+"""The signature: what makes a number what it is. Its hash says whether two runs are the same run."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from .heads import Heads
+
+
+def signature(model: nn.Module, heads: Heads, batches: Iterable[Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings, model, heads, data fingerprint and versions; `hash` covers all of it but the versions."""
+    identity = {
+        "settings": dict(settings),
+        "model": type(model).__name__,
+        "parameters": {name: list(p.shape) for name, p in model.named_parameters()},
+        "heads": heads.table(),
+        "data": fingerprint(batches),
+    }
+    text = json.dumps(identity, sort_keys=True, default=str)
+    return {
+        "settings": identity["settings"],
+        "data": identity["data"],
+        "hash": hashlib.sha256(text.encode()).hexdigest(),
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of python and of the libraries that numbers depend on, as far as they are installed."""
+    found = {"python": platform.python_version()}
+    for name in ("headdynamics", "torch", "numpy", "transformers", "fairseq", "ve-fairseq", "sacrebleu"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def fingerprint(batches: Iterable[Any]) -> str:
+    """SHA-256 over every tensor of the batches, with names and shapes."""
+    digest = hashlib.sha256()
+
+    def feed(name: str, value: Any) -> None:
+        if isinstance(value, Mapping) or hasattr(value, "items"):
+            for key, item in value.items():
+                feed(f"{name}.{key}", item)
+        elif isinstance(value, (list, tuple)):
+            for i, item in enumerate(value):
+                feed(f"{name}.{i}", item)
+        elif isinstance(value, (torch.Tensor, np.ndarray)):
+            array = value.detach().cpu().float().numpy() if isinstance(value, torch.Tensor) else value
+            digest.update(f"{name}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+        else:
+            digest.update(f"{name}={value}".encode())
+
+    for i, batch in enumerate(batches):
+        feed(str(i), batch)
+    return digest.hexdigest()

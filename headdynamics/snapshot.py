@@ -1,0 +1,56 @@
+"""Snapshot: one visit's measurements, frozen.
+
+    trainer step ... step -> event --schedule says now--+
+                                                        v
+      still(model):   heads -> gates -> importance -> order -> curve -> Snapshot
+                                                        |
+                                         recorders: run file, TensorBoard, memory
+                                                        v
+    trainer saves its checkpoint, goes on: same bits as without us
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .curve import Curve
+from .estimators import Importance
+from .heads import Heads
+
+OK = "ok"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What one visit measured. A failed visit has a `status` that says why, and no measurements."""
+
+    update: int  # the key: optimizer steps done
+    epoch: float  # epochs done
+    seconds: float = float("nan")  # what the visit took
+    status: str = OK
+    importance: Importance | None = None
+    curves: Mapping[str, Curve] = field(default_factory=dict)  # order -> curve
+    checkpoint: str = ""  # the file that holds these weights; "" where none does
+
+    @property
+    def score(self) -> float:
+        """The unpruned score: every order's curve begins there."""
+        curve = next(iter(self.curves.values()), None)
+        return float(curve.score[0]) if curve is not None and curve.fraction[0] == 0 else float("nan")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What stays the same from snapshot to snapshot; what a recorder needs to begin."""
+
+    heads: Heads
+    framework: str  # fairseq | transformers | torch
+    model: str  # class name
+    metric: str
+    greater_is_better: bool
+    estimator: str
+    fractions: tuple[float, ...]
+    orders: tuple[str, ...]
+    signature: Mapping[str, Any]

@@ -1,0 +1,72 @@
+"""still(model): whatever is done inside, training does not notice.
+
+Restored on the way out, whatever happened: the random states of python, numpy, torch and every GPU;
+each module's own training mode; the `.grad` references (None while inside, so that nothing is added to
+them); buffers, where they changed; cuDNN's switches.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import nn
+
+
+@contextlib.contextmanager
+def still(*models: nn.Module) -> Iterator[None]:
+    """Put `models` into eval mode with no gradients for a while; leave everything as it was."""
+    modules = [m for model in models for m in model.modules()]
+    modes = [(m, m.training) for m in modules]
+    parameters = [p for model in models for p in model.parameters()]
+    grads = [(p, p.grad) for p in parameters]
+    buffers = [(m, name, b, b.clone()) for m in modules for name, b in m.named_buffers(recurse=False)]
+    with _random_states(), _cudnn():
+        try:
+            for parameter in parameters:
+                parameter.grad = None
+            for model in models:
+                model.eval()
+            yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
+            for parameter, grad in grads:
+                parameter.grad = grad
+            for module, name, buffer, before in buffers:
+                _restore(module, name, buffer, before)
+
+
+def _restore(module: nn.Module, name: str, buffer: torch.Tensor, before: torch.Tensor) -> None:
+    module._buffers[name] = buffer
+    same = buffer.shape == before.shape and torch.equal(buffer, before)
+    if not same:  # an unchanged buffer is left alone: a write would bump its autograd version
+        with torch.no_grad():
+            buffer.resize_(before.shape).copy_(before)
+
+
+@contextlib.contextmanager
+def _random_states() -> Iterator[None]:
+    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(cpu)
+        if gpus is not None:
+            torch.cuda.set_rng_state_all(gpus)
+
+
+@contextlib.contextmanager
+def _cudnn() -> Iterator[None]:
+    cudnn = torch.backends.cudnn
+    before = cudnn.enabled, cudnn.benchmark, cudnn.deterministic
+    try:
+        yield
+    finally:
+        cudnn.enabled, cudnn.benchmark, cudnn.deterministic = before
