@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -46,12 +46,36 @@ def pruning_curve(
     model: nn.Module, order: np.ndarray, score: Score, fractions: Sequence[float] = TENTHS, *, heads: Heads | None = None
 ) -> Curve:
     """Score the model with the first heads of `order` masked, at each fraction."""
+    return pruning_curves(model, {"": order}, score, fractions, heads=heads)[""]
+
+
+def pruning_curves(
+    model: nn.Module,
+    orders: Mapping[str, np.ndarray],
+    score: Score,
+    fractions: Sequence[float] = TENTHS,
+    *,
+    heads: Heads | None = None,
+) -> dict[str, Curve]:
+    """The curve of each order; a mask that several share (none pruned, all pruned) is scored once."""
     heads = heads or find_heads(model)
-    values, errors, n = [], [], 0
-    for fraction in fractions:
-        with masked(heads, keep_mask(order, fraction)):
-            result = score(model)
-        value, error, n = (result.value, result.stderr(), result.n) if isinstance(result, Scores) else (result, np.nan, 0)
-        values.append(float(value))
-        errors.append(error)
-    return Curve(np.array(fractions, float), np.array(values), np.array(errors), n)
+    known: dict[bytes, tuple[float, float, int]] = {}
+    curves = {}
+    for name, order in orders.items():
+        points = []
+        for fraction in fractions:
+            keep = keep_mask(order, fraction)
+            key = keep.numpy().tobytes()
+            if key not in known:
+                with masked(heads, keep):
+                    known[key] = _measured(score(model))
+            points.append(known[key])
+        values, errors, examples = zip(*points, strict=True)
+        curves[name] = Curve(np.array(fractions, float), np.array(values), np.array(errors), examples[0])
+    return curves
+
+
+def _measured(result: Scores | float) -> tuple[float, float, int]:
+    if isinstance(result, Scores):
+        return result.value, result.stderr(), result.n
+    return float(result), float("nan"), 0

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from .curve import TENTHS, Curve, pruning_curve
+from .curve import TENTHS, Curve, pruning_curves
 from .estimators import ESTIMATORS, Positions, importance, token_positions
 from .heads import Heads, find_heads, unwrap
 from .losses import Loss, cross_entropy
@@ -133,10 +133,7 @@ class Observer:
             name: prune_order(found) if name == "importance" else random_order(len(self.heads), int(name.split("-")[1]))
             for name in self.run.orders
         }
-        return found, {
-            name: pruning_curve(self.model, order, self.score, self.run.fractions, heads=self.heads)
-            for name, order in orders.items()
-        }
+        return found, pruning_curves(self.model, orders, self.score, self.run.fractions, heads=self.heads)
 
     def _record(self, taken: Snapshot) -> None:
         for recorder in self.recorders:
