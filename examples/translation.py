@@ -1,0 +1,130 @@
+"""Train a small German-English Transformer with fairseq-train while headdynamics watches, then translate.
+
+The command is a plain `fairseq-train`; `--user-dir headdynamics` is all that attaches the instrument.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import data
+
+# 3 + 3 layers with 4 heads each: 12 encoder, 12 decoder and 12 cross-attention heads.
+LAYERS, WIDTH, HEADS = "3", "128", "4"
+SIDES = ("encoder", "decoder")
+MODEL = {
+    "--arch": "transformer",
+    **{f"--{side}-layers": LAYERS for side in SIDES},
+    **{f"--{side}-embed-dim": WIDTH for side in SIDES},
+    **{f"--{side}-ffn-embed-dim": "512" for side in SIDES},
+    **{f"--{side}-attention-heads": HEADS for side in SIDES},
+    "--dropout": "0.1",
+}
+TRAINING = {
+    "--optimizer": "adam",
+    "--adam-betas": "(0.9, 0.98)",
+    "--lr": "0.003",
+    "--lr-scheduler": "inverse_sqrt",
+    "--warmup-updates": "300",
+    "--criterion": "label_smoothed_cross_entropy",
+    "--label-smoothing": "0.1",
+    "--max-tokens": "2000",
+    "--num-workers": "0",
+    "--seed": "1",
+    "--log-format": "simple",
+    "--log-interval": "100",
+}
+SWITCHES = ["--cpu", "--encoder-normalize-before", "--decoder-normalize-before", "--share-all-embeddings"]
+SWITCHES += ["--no-epoch-checkpoints"]
+
+
+def command(binarised: Path, save_dir: Path, options: argparse.Namespace) -> list[str]:
+    """The whole fairseq-train command line, as a list of words."""
+    settings = {"--source-lang": "de", "--target-lang": "en", **MODEL, **TRAINING}
+    settings |= {"--max-epoch": options.epochs, "--save-dir": str(save_dir)}
+    if not options.hd_off:
+        settings |= {
+            "--user-dir": "headdynamics",
+            "--hd-every": options.hd_every,
+            "--hd-examples": options.hd_examples,
+            "--hd-score": options.hd_score,
+            "--hd-score-examples": options.hd_score_examples,
+            "--hd-fractions": options.hd_fractions,
+        }
+    words = [word for pair in settings.items() for word in pair if word]
+    return [sys.executable, "-m", "fairseq_cli.train", str(binarised), *words, *SWITCHES]
+
+
+def train(binarised: Path, save_dir: Path, options: argparse.Namespace) -> None:
+    """Print the command and run it; a failed run ends this program with fairseq's own status."""
+    argv = command(binarised, save_dir, options)
+    print("$", shlex.join(["fairseq-train", *argv[3:]]), flush=True)
+    # One thread a core: PyTorch counts hyper-threads too, which slows a model this small.
+    done = subprocess.run(argv, env={**os.environ, "PYTHONWARNINGS": "ignore"})
+    if done.returncode:
+        sys.exit(done.returncode)
+
+
+def translate(save_dir: Path, binarised: Path, bpe: Path, sentences: list[str]) -> list[str]:
+    """Translate with the best checkpoint (beam 4)."""
+    from fairseq.models.transformer import TransformerModel
+    from headdynamics.plugins.fairseq_trainer import allow_fairseq_checkpoints
+
+    allow_fairseq_checkpoints()
+    model = TransformerModel.from_pretrained(
+        str(save_dir),
+        "checkpoint_best.pt",
+        data_name_or_path=str(binarised.resolve()),
+        bpe="sentencepiece",
+        sentencepiece_model=str(bpe / "bpe.model"),
+    ).eval()
+    return model.translate(sentences, beam=4, max_len_a=1.5, max_len_b=10)
+
+
+def show(folder: Path, save_dir: Path, binarised: Path, test_sentences: int) -> None:
+    """Print a few test sentences with their translations, and test BLEU."""
+    import sacrebleu
+
+    german, english = (
+        (folder / "help.de-en" / f"test.{code}").read_text(encoding="utf-8").splitlines()[:test_sentences]
+        for code in ("de", "en")
+    )
+    output = translate(save_dir, binarised, folder / "bpe.de-en", german)
+    for source, reference, hypothesis in list(zip(german, english, output, strict=True))[:5]:
+        print(f"\n  German      {source}\n  translated  {hypothesis}\n  reference   {reference}")
+    metric = sacrebleu.BLEU()
+    print(f"\n{metric.corpus_score(output, [english])} on {len(output)} test sentences\n{metric.get_signature()}")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, default=data.data_folder(), metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--save-dir", type=Path, default=Path("runs/translation"), metavar="DIR")
+    parser.add_argument("--epochs", default="3")
+    parser.add_argument("--test-sentences", type=int, default=300)
+    parser.add_argument("--hd-every", default="100", help="updates between snapshots (default: %(default)s)")
+    parser.add_argument("--hd-examples", default="200", help="sentences for I(h) (default: %(default)s)")
+    parser.add_argument("--hd-score", default="loss", help="loss or bleu (default: %(default)s)")
+    parser.add_argument("--hd-score-examples", default="200", help="sentences for the curve (default: %(default)s)")
+    parser.add_argument("--hd-fractions", default="", help="fractions to prune (default: the instrument's own)")
+    parser.add_argument("--hd-off", action="store_true", help="train without the instrument")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parse()
+    try:
+        binarised = data.translation(options.data)
+    except (RuntimeError, ValueError) as trouble:
+        sys.exit(f"[data] {trouble}")
+    train(binarised, options.save_dir, options)
+    show(options.data, options.save_dir, binarised, options.test_sentences)
+
+
+if __name__ == "__main__":
+    main()
