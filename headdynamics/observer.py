@@ -36,7 +36,7 @@ class Observer:
 
     Args:
         model: any torch model whose heads `find_heads` reads.
-        path: the run file; None for none.
+        path: the run file; None for none. The attribute `path` says where it really is.
         batches: examples for I(h); iterated anew at each snapshot, so a list or a re-iterable.
         score: a `Score`, or a plain function of the model that returns a float; default: the mean loss.
         loss: `loss(model, batch) -> [B]`; default: cross-entropy from logits and labels.
@@ -97,9 +97,23 @@ class Observer:
             signed,
         )
         self.recorders: list[Recorder] = []
-        for recorder in ([HDF5Recorder(path)] if path else []) + list(recorders):
+        self.path = ""  # where the run file really is: NAME-2.h5 where NAME.h5 belongs to another run
+        if path:
+            file = HDF5Recorder(path)
+            file.start(self.run, update)
+            self.path = str(file.path)
+            self.recorders.append(file)
+        for recorder in recorders:
+            self._start(recorder, update)
+
+    def _start(self, recorder: Recorder, update: int) -> None:
+        try:
             recorder.start(self.run, update)
             self.recorders.append(recorder)
+        except Exception as error:
+            if self.strict:
+                raise
+            logger.error("headdynamics goes on without %s: %s", type(recorder).__name__, error)
 
     def snapshot(self, update: int | None = None, epoch: float | None = None, checkpoint: str = "") -> Snapshot:
         """Measure the model as it stands and record it; training does not notice.

@@ -1,0 +1,112 @@
+"""TensorBoard: a few well-named tags in groups, never one a head.
+
+| tag                       | what                                                             |
+|---------------------------|------------------------------------------------------------------|
+| importance_by_kind/KIND   | mean I(h) of a kind of attention                                 |
+| importance_by_layer/KIND-L| mean I(h) of a layer                                             |
+| heads/importance          | image: layers by heads, one panel a kind                         |
+| score/unpruned            | the score with all heads                                         |
+| retained/importance_20    | score with 20 (40, 60, 80) % of heads gone / unpruned score      |
+| retained/random_20        | the same, mean of the random orders                              |
+| curve/epochs              | image: figure 5 left, the curve of each snapshot                 |
+| curve/retained            | image: figure 5 right, retained score over training              |
+| stability/with_previous   | Spearman's rank correlation of I(h) with the snapshot before     |
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..curve import Curve
+from ..snapshot import Run, Snapshot
+
+logger = logging.getLogger("headdynamics")
+SHOWN = (0.2, 0.4, 0.6, 0.8)
+
+
+class TensorBoardRecorder:
+    """Writes snapshots as TensorBoard events under `folder`; the step is the update."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self._writer: Any = None
+        self._run: Run | None = None
+        self._taken: list[Snapshot] = []
+
+    def start(self, run: Run, update: int) -> None:
+        """See `Recorder`; events beyond `update` are purged.
+
+        Raises:
+            ImportError: tensorboard is missing; the message says what to install.
+
+        """
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise ImportError("TensorBoard events need tensorboard: pip install headdynamics[tensorboard]") from None
+        self._run = run
+        self._writer = SummaryWriter(str(self.folder), purge_step=update + 1)
+
+    def write(self, snapshot: Snapshot) -> None:
+        """See `Recorder`; a snapshot that failed has nothing to show."""
+        if self._run is None or snapshot.importance is None:
+            return
+        before = self._taken[-1].importance if self._taken else None
+        self._taken.append(snapshot)
+        for tag, value in scalars(self._run, snapshot):
+            self._writer.add_scalar(tag, value, snapshot.update)
+        if before is not None:
+            from scipy.stats import spearmanr
+
+            agreement = spearmanr(before.mean, snapshot.importance.mean).statistic
+            self._writer.add_scalar("stability/with_previous", agreement, snapshot.update)
+        self._images(snapshot)
+        self._writer.flush()
+
+    def _images(self, snapshot: Snapshot) -> None:
+        try:
+            from ..analysis import figures  # pure drawing on arrays; needs matplotlib
+        except ImportError as error:
+            if len(self._taken) == 1:
+                logger.warning("headdynamics: TensorBoard gets numbers but no images: %s", error)
+            return
+        for tag, figure in images(figures, self._run, self._taken):
+            self._writer.add_figure(tag, figure, snapshot.update)
+
+    def close(self) -> None:
+        """See `Recorder`."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+def scalars(run: Run, snapshot: Snapshot) -> Iterator[tuple[str, float]]:
+    """(tag, value) of everything in a snapshot that is one number."""
+    heads, found = run.heads, snapshot.importance
+    assert found is not None
+    for kind in np.unique(heads.kind):
+        yield f"importance_by_kind/{kind}", float(found.mean[heads.kind == kind].mean())
+    for block in heads.blocks:
+        here = heads.module == block.name
+        yield f"importance_by_layer/{block.kind}-{block.layer}", float(found.mean[here].mean())
+    yield "score/unpruned", snapshot.score
+    yield from retained(run, snapshot.curves)
+
+
+def retained(run: Run, curves: Mapping[str, Curve]) -> Iterator[tuple[str, float]]:
+    """Score at a few pruned fractions against the unpruned one: its share, or, where lower is better, the loss."""
+    for family in ("importance", "random"):
+        chosen = [curve for name, curve in curves.items() if name.split("-")[0] == family]
+        if not chosen:
+            continue
+        scores = np.mean([curve.score for curve in chosen], axis=0)
+        for fraction in SHOWN:
+            at = np.flatnonzero(np.isclose(chosen[0].fraction, fraction))
+            if len(at) and chosen[0].fraction[0] == 0:
+                ratio = run.greater_is_better and scores[0] != 0
+                value = scores[at[0]] / scores[0] if ratio else scores[at[0]] - scores[0]
+                yield f"retained/{family}_{round(fraction * 100)}", float(value)

@@ -1,0 +1,5 @@
+"""Attach to fairseq-train."""
+
+from headdynamics.plugins.fairseq_trainer import install
+
+install()

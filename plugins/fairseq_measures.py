@@ -1,0 +1,246 @@
+"""What is measured on a fairseq task: its examples, its criterion's loss per example, its scores."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from argparse import Namespace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from fairseq.data import data_utils
+from fairseq.logging import metrics
+from torch import nn
+
+from headdynamics.scores import BatchScore, Score, ratio
+
+BITS = float(np.log(2))  # fairseq reports losses in bits
+
+
+class Examples:
+    """A seeded draw of a subset's examples, batched as the trainer batches them; the same ones each time.
+
+    `n` of 0 takes all. Batches are collated once and moved to the trainer's device when iterated.
+
+    Raises:
+        ValueError: the subset does not exist or holds nothing that fits the model.
+
+    """
+
+    def __init__(self, trainer: Any, subset: str, n: int, seed: int) -> None:
+        self._trainer = trainer
+        dataset = _dataset(trainer.task, subset)
+        config = trainer.cfg
+        with data_utils.numpy_seed(config.common.seed + 1):
+            indices = dataset.ordered_indices()
+            limits = _positions(trainer)
+            if limits is not None:
+                indices = trainer.task.filter_indices_by_size(indices, dataset, limits, True)
+        if not len(indices):
+            raise ValueError(f"subset {subset!r} has no example that fits the model; choose another with --hd-subset")
+        if 0 < n < len(indices):
+            drawn = np.random.default_rng(seed).choice(len(indices), n, replace=False)
+            indices = indices[np.sort(drawn)]
+        batches = dataset.batch_by_size(
+            indices,
+            max_tokens=config.dataset.max_tokens_valid,
+            max_sentences=config.dataset.batch_size_valid,
+            required_batch_size_multiple=config.dataset.required_batch_size_multiple,
+        )
+        with data_utils.numpy_seed(config.common.seed + 1):
+            self._batches = [dataset.collater([dataset[i] for i in batch]) for batch in batches]
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self._batches:
+            yield self._trainer._prepare_sample(batch)[0]
+
+
+def _dataset(task: Any, subset: str) -> Any:
+    try:
+        if subset not in task.datasets:  # --disable-validation loads none
+            task.load_dataset(subset, combine=False, epoch=1)
+        return task.dataset(subset)
+    except (KeyError, FileNotFoundError) as error:
+        have = ", ".join(task.datasets) or "none"
+        raise ValueError(f"no subset {subset!r} to measure on (loaded: {have}); name one with --hd-subset") from error
+
+
+def _positions(trainer: Any) -> Any:
+    from fairseq import utils
+
+    return utils.resolve_max_positions(trainer.task.max_positions(), trainer.get_model().max_positions())
+
+
+@dataclass(frozen=True)
+class CriterionLoss:
+    """The criterion's loss of each example, [B], in nats; `reduction` over its own target tokens: mean or sum."""
+
+    criterion: nn.Module
+    pad: int | None
+    reduction: str = "mean"
+
+    def __call__(self, model: nn.Module, sample: Mapping[str, Any]) -> torch.Tensor:
+        """Run criterion(model, sample, reduce=False) and sum by example."""
+        losses, counts = per_example(self.criterion(model, sample, reduce=False)[0], sample, self.pad)
+        return losses / counts.clamp(min=1) if self.reduction == "mean" else losses
+
+
+def per_example(losses: torch.Tensor, sample: Mapping[str, Any], pad: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """(sum of an example's losses [B], its target tokens [B]) from what a criterion returns unreduced.
+
+    Criterions return a loss a target position, or one a counted position, or, whatever one asks, the sum over
+    the batch; its gradient by an example's gate is then that example's own, and its value is shared out evenly.
+    """
+    target = sample["target"]
+    rows = len(target)
+    real = target.ne(pad) if pad is not None and target.dim() > 1 else torch.ones_like(target, dtype=torch.bool)
+    real = real.reshape(rows, -1)
+    counts = real.sum(1)
+    losses = losses.reshape(-1)
+    losses = losses.to(torch.promote_types(losses.dtype, torch.float32))
+    if losses.numel() == real.numel():
+        return losses.view(rows, -1).sum(1), counts
+    if losses.numel() == int(counts.sum()):  # masked_lm: the masked positions alone
+        return losses.new_zeros(real.shape).masked_scatter(real, losses).sum(1), counts
+    return losses.sum().expand(rows) / rows, torch.ones_like(counts)
+
+
+def token_positions(pad: int) -> Any:
+    """Real tokens, for the `token` estimator: of the source for encoder heads, of the target for the others."""
+
+    def positions(sample: Mapping[str, Any], kind: str) -> torch.Tensor | None:
+        tokens = sample["net_input"].get("src_tokens") if kind == "encoder" else sample.get("target")
+        return tokens.ne(pad) if tokens is not None and tokens.dim() == 2 else None
+
+    return positions
+
+
+def make_score(name: str, trainer: Any, batches: Examples, pad: int | None) -> Score:
+    """The score called `name`: per example for losses and BLEU, else whatever value of that name the task reports."""
+    if name in CRITERION_SCORES:
+        return _criterion_score(name, trainer, batches, pad)
+    if name == "bleu":
+        return _bleu(trainer.task, batches)
+    return ReportedScore(name, _is_better_up(name, trainer.cfg.checkpoint), trainer, batches)
+
+
+def _is_better_up(name: str, config: Any) -> bool:
+    if name == config.best_checkpoint_metric:
+        return bool(config.maximize_best_checkpoint_metric)
+    return not any(word in name for word in ("loss", "ppl", "error", "wer"))
+
+
+# sums: loss, nll, tokens, sample size -> what fairseq reports
+CRITERION_SCORES = {
+    "loss": lambda sums: ratio(sums[..., [0, 3]]) / BITS,
+    "nll_loss": lambda sums: ratio(sums[..., [1, 2]]) / BITS,
+    "ppl": lambda sums: 2 ** (ratio(sums[..., [1, 2]]) / BITS),
+}
+
+
+def _criterion_score(name: str, trainer: Any, batches: Examples, pad: int | None) -> BatchScore:
+    criterion = trainer.get_criterion()
+    by_sentence = bool(getattr(criterion, "sentence_avg", False))
+
+    def measure(model: nn.Module, sample: Mapping[str, Any]) -> np.ndarray:
+        unreduced, _, log = criterion(model, sample, reduce=False)
+        losses, counts = per_example(unreduced, sample, pad)
+        nll = log.get("nll_loss", unreduced)
+        nll = per_example(torch.as_tensor(nll), sample, pad)[0] if torch.is_tensor(nll) else losses
+        size = torch.ones_like(counts) if by_sentence else counts
+        return np.stack([x.double().cpu().numpy() for x in (losses, nll, counts, size)], 1)
+
+    return BatchScore(name, False, batches, measure, CRITERION_SCORES[name])
+
+
+def _bleu(task: Any, batches: Examples) -> BatchScore:
+    """BLEU through the task's own generator; stats per sentence are sacrebleu's n-gram counts and lengths."""
+    if not hasattr(task, "tgt_dict") or not hasattr(task.cfg, "eval_bleu_args"):
+        raise ValueError(f"{type(task).__name__} has no BLEU: choose another --hd-score, such as loss")
+    try:
+        from sacrebleu.metrics import BLEU
+    except ImportError:
+        raise ValueError("BLEU needs sacrebleu: pip install sacrebleu") from None
+    options = {"tokenize": "none"} if task.cfg.eval_tokenized_bleu else {}
+
+    def measure(model: nn.Module, sample: Mapping[str, Any]) -> np.ndarray:
+        pairs = translate(task, model, sample)
+        return np.array([_sentence_counts(BLEU(**options), hypothesis, reference) for hypothesis, reference in pairs])
+
+    def aggregate(sums: np.ndarray) -> np.ndarray:
+        def bleu(row: np.ndarray) -> float:
+            counts = [int(round(x)) for x in row]
+            return float(BLEU.compute_bleu(counts[2:6], counts[6:], counts[0], counts[1], smooth_method="exp").score)
+
+        return np.apply_along_axis(bleu, -1, sums)
+
+    return BatchScore("bleu", True, batches, measure, aggregate)
+
+
+def _sentence_counts(bleu: Any, hypothesis: str, reference: str) -> list[float]:
+    found = bleu.corpus_score([hypothesis], [[reference]])
+    return [found.sys_len, found.ref_len, *found.counts, *found.totals]
+
+
+def translate(task: Any, model: nn.Module, sample: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(hypothesis, reference) of each example, decoded as the translation task's own `--eval-bleu` does."""
+    from fairseq import utils
+
+    generator = getattr(task, "sequence_generator", None)
+    if generator is None:
+        generator = task.build_generator([model], Namespace(**json.loads(task.cfg.eval_bleu_args or "{}")))
+
+    def decode(tokens: torch.Tensor, unknown: str) -> str:
+        text = task.tgt_dict.string(tokens.int().cpu(), task.cfg.eval_bleu_remove_bpe, unk_string=unknown)
+        tokenizer = getattr(task, "tokenizer", None)
+        return str(tokenizer.decode(text) if tokenizer else text)
+
+    generated = task.inference_step(generator, [model], sample, prefix_tokens=None)
+    references = (utils.strip_pad(target, task.tgt_dict.pad()) for target in sample["target"])
+    return [
+        (decode(best[0]["tokens"], "UNKNOWNTOKENINHYP"), decode(reference, "UNKNOWNTOKENINREF"))
+        for best, reference in zip(generated, references, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class ReportedScore:
+    """Any value that the task's reduce_metrics reports, by its own valid_step; a float without uncertainty."""
+
+    name: str
+    greater_is_better: bool
+    trainer: Any
+    batches: Examples
+
+    def __call__(self, model: nn.Module) -> float:
+        """Run the task's validation over the batches and read the value called `name`."""
+        task, criterion = self.trainer.task, self.trainer.get_criterion()
+        with torch.no_grad(), metrics.aggregate(new_root=True) as reported:
+            logs = [task.valid_step(sample, model, criterion)[2] for sample in self.batches]
+            task.reduce_metrics(logs, criterion)
+        values = reported.get_smoothed_values()
+        if self.name not in values:
+            raise ValueError(f"the task reports no {self.name!r}; it reports {', '.join(sorted(values))}: see --hd-score")
+        return float(values[self.name])
+
+
+@contextlib.contextmanager
+def still_trainer(trainer: Any) -> Iterator[None]:
+    """What of fairseq's trainer a measurement might touch: meters, the dummy batch, the clock of training time."""
+    import time
+
+    active = list(metrics._active_aggregators.items()), dict(metrics._active_aggregators_cnt), dict(metrics._aggregators)
+    dummy, began = trainer._dummy_batch, time.time()
+    try:
+        yield
+    finally:
+        trainer._dummy_batch = dummy
+        trainer._start_time += time.time() - began
+        for store, before in zip(
+            (metrics._active_aggregators, metrics._active_aggregators_cnt, metrics._aggregators), active, strict=True
+        ):
+            store.clear()
+            store.update(before)
