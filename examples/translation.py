@@ -10,6 +10,7 @@ import os
 import shlex
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 
 import data
@@ -55,16 +56,20 @@ def command(binarised: Path, save_dir: Path, options: argparse.Namespace) -> lis
             "--hd-score": options.hd_score,
             "--hd-score-examples": options.hd_score_examples,
             "--hd-fractions": options.hd_fractions,
+            "--hd-orders": options.hd_orders,
+            # How the score's BLEU decodes: greedily, since a snapshot translates once for each point of the curve.
+            "--eval-bleu-args": '{"beam": 1, "max_len_a": 1.2, "max_len_b": 10}',
+            "--eval-bleu-remove-bpe": "sentencepiece",
         }
-    words = [word for pair in settings.items() for word in pair if word]
-    return [sys.executable, "-m", "fairseq_cli.train", str(binarised), *words, *SWITCHES]
+    program = Path(sys.executable).with_name("fairseq-train")
+    return [str(program), str(binarised), *chain.from_iterable(settings.items()), *SWITCHES]
 
 
 def train(binarised: Path, save_dir: Path, options: argparse.Namespace) -> None:
     """Print the command and run it; a failed run ends this program with fairseq's own status."""
     argv = command(binarised, save_dir, options)
-    print("$", shlex.join(["fairseq-train", *argv[3:]]), flush=True)
-    # One thread a core: PyTorch counts hyper-threads too, which slows a model this small.
+    print("$", shlex.join(["fairseq-train", *argv[1:]]), flush=True)
+    # fairseq's own deprecation warnings would bury the log that one wants to read.
     done = subprocess.run(argv, env={**os.environ, "PYTHONWARNINGS": "ignore"})
     if done.returncode:
         sys.exit(done.returncode)
@@ -109,9 +114,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--test-sentences", type=int, default=300)
     parser.add_argument("--hd-every", default="100", help="updates between snapshots (default: %(default)s)")
     parser.add_argument("--hd-examples", default="200", help="sentences for I(h) (default: %(default)s)")
-    parser.add_argument("--hd-score", default="loss", help="loss or bleu (default: %(default)s)")
-    parser.add_argument("--hd-score-examples", default="200", help="sentences for the curve (default: %(default)s)")
-    parser.add_argument("--hd-fractions", default="", help="fractions to prune (default: the instrument's own)")
+    parser.add_argument("--hd-score", default="bleu", help="bleu, or loss: faster (default: %(default)s)")
+    parser.add_argument("--hd-score-examples", default="150", help="sentences for the curve (default: %(default)s)")
+    parser.add_argument("--hd-fractions", default="0,0.2,0.4,0.6,0.8", help="default: %(default)s")
+    parser.add_argument("--hd-orders", default="importance,random-1", help="default: %(default)s")
     parser.add_argument("--hd-off", action="store_true", help="train without the instrument")
     return parser.parse_args()
 
