@@ -73,6 +73,6 @@ def mean_and_sd(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def axis_label(metric: str, is_ratio: bool, greater_is_better: bool) -> str:
     """Label of the y axis of figure 5."""
     if is_ratio:
-        return f"{metric} after pruning / unpruned {metric} of the same epoch"
+        return f"{metric} after pruning / unpruned {metric} at the same snapshot"
     direction = "higher" if greater_is_better else "lower"
-    return f"{metric} after pruning \N{MINUS SIGN} unpruned {metric} of the same epoch ({direction} is better)"
+    return f"{metric} after pruning \N{MINUS SIGN} unpruned {metric} at the same snapshot ({direction} is better)"

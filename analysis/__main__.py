@@ -1,0 +1,158 @@
+"""The command line: ``headdynamics settle|curves|show RUN.h5``."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+from headdynamics.schema import RunFileError
+
+
+class UsageError(Exception):
+    """The command line makes no sense; the message says why."""
+
+
+class Parser(argparse.ArgumentParser):
+    """One line for an error, not a page of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing and leaving."""
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def settle(args: argparse.Namespace) -> int:
+    """Tell when head importance settled, for every file; a bad file does not stop the others."""
+    from headdynamics.analysis.load import load_run
+    from headdynamics.analysis.settling import settle as settle_run
+
+    answers, code = [], 0
+    for path in args.runs:
+        try:
+            run = load_run(path)
+        except RunFileError as error:
+            code = _complain(error)
+            continue
+        found = settle_run(run, threshold=args.threshold, tail=args.tail)
+        if args.json:
+            answers.append({"run": str(path), **found.to_dict()})
+            continue
+        from headdynamics.analysis.tell import Console, tell_settling
+
+        if len(args.runs) > 1:
+            print(path)
+        tell_settling(_console(Console), run, found, args.fraction)
+    if args.json:
+        print(json.dumps({"runs": answers}, allow_nan=False, indent=2))
+    return code
+
+
+def curves(args: argparse.Namespace) -> int:
+    """Draw figure 5 and print the path of the picture."""
+    from headdynamics.analysis.draw import draw_pruning
+    from headdynamics.analysis.load import load_run
+
+    out = args.output or Path(f"{args.run.stem}-curves.png")
+    if out.suffix.lower() not in (".png", ".pdf", ".svg"):
+        raise UsageError(f"{out} should end in .png, .pdf or .svg")
+    draw_pruning(load_run(args.run)).savefig(out, dpi=150)
+    print(out)
+    return 0
+
+
+def show(args: argparse.Namespace) -> int:
+    """Say what is in the file."""
+    from headdynamics.analysis.load import load_run
+    from headdynamics.analysis.tell import Console, tell_run
+
+    tell_run(_console(Console), load_run(args.run))
+    return 0
+
+
+class Command(NamedTuple):
+    """A subcommand: what it does, its function, and how its options are added."""
+
+    help: str
+    function: Callable[[argparse.Namespace], int]
+    options: Callable[[argparse.ArgumentParser], object]
+
+
+def _settle_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN.h5")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON, all views and fractions")
+    parser.add_argument(
+        "--threshold", type=float, default=0.9, help="r has to stay at or above it (default: %(default)s)"
+    )
+    parser.add_argument("--tail", type=int, help="snapshots that have to follow (default: max(3, a third of all))")
+    parser.add_argument(
+        "--fraction", type=float, default=0.5, help="show overlap and kept score with this fraction pruned"
+    )
+
+
+def _curves_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, metavar="RUN.h5")
+    parser.add_argument("-o", "--output", type=Path, help="png, pdf or svg (default: RUN-curves.png)")
+
+
+def _show_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, metavar="RUN.h5")
+
+
+COMMANDS = {
+    "settle": Command("tell when head importance settled", settle, _settle_options),
+    "curves": Command("draw the score as heads are pruned, at each snapshot", curves, _curves_options),
+    "show": Command("say what is in a run file", show, _show_options),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: arguments without the program's name; None: the process's own.
+
+    Returns:
+        0, or 2 after one line on stderr that says what is wrong.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if argv and not argv[0].startswith("-") and argv[0] not in COMMANDS:
+            raise UsageError(_unknown(argv[0]))
+        args = _parser().parse_args(argv)
+        return args.function(args)
+    except (RunFileError, UsageError, ImportError, OSError, ValueError) as error:
+        return _complain(error)
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="headdynamics", description="Which attention heads matter, and when in training that settles.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
+    for name, command in COMMANDS.items():
+        one = commands.add_parser(name, help=command.help, description=command.help)
+        command.options(one)
+        one.set_defaults(function=command.function)
+    return parser
+
+
+def _unknown(name: str) -> str:
+    near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.4)
+    meant = f"did you mean '{near[0]}'?" if near else f"the commands are {', '.join(COMMANDS)}"
+    return f"there is no command '{name}': {meant}"
+
+
+def _console(make: Callable) -> object:
+    # A pipe has no width of its own: wide enough there for every table.
+    return make(highlight=False, width=None if sys.stdout.isatty() else 160)
+
+
+def _complain(error: Exception) -> int:
+    print(f"headdynamics: {' '.join(str(error).split())}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
