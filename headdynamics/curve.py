@@ -43,7 +43,12 @@ def keep_mask(order: np.ndarray, fraction: float) -> torch.Tensor:
 
 
 def pruning_curve(
-    model: nn.Module, order: np.ndarray, score: Score, fractions: Sequence[float] = TENTHS, *, heads: Heads | None = None
+    model: nn.Module,
+    order: np.ndarray,
+    score: Score,
+    fractions: Sequence[float] = TENTHS,
+    *,
+    heads: Heads | None = None,
 ) -> Curve:
     """Score the model with the first heads of `order` masked, at each fraction."""
     return pruning_curves(model, {"": order}, score, fractions, heads=heads)[""]

@@ -148,7 +148,8 @@ def token_positions(batch: Any, kind: str) -> torch.Tensor | None:
 
 
 def _subset(found: Sensitivity, rows: np.ndarray) -> Sensitivity:
-    return Sensitivity(found.signed[rows], found.absolute[rows], found.tokens[rows], found.batch[rows], found.loss[rows])
+    columns = (found.signed, found.absolute, found.tokens, found.batch, found.loss)
+    return Sensitivity(*(column[rows] for column in columns))
 
 
 def _mean_and_error(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

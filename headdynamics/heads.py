@@ -145,7 +145,8 @@ def _candidates(model: nn.Module) -> tuple[list[Attention], list[tuple[str, str]
         functional = any(f"{c.__module__}.{c.__qualname__}" in FUNCTIONAL for c in type(module).__mro__)
         projection = _projection(modules, name, module)
         if projection is None:
-            unread.append((name, f"{type(module).__name__} has no output projection with a 2-D weight that we can name"))
+            why = f"{type(module).__name__} has no output projection with a 2-D weight that we can name"
+            unread.append((name, why))
             continue
         if id(projection) in seen:
             continue
@@ -171,7 +172,8 @@ def _is_linear(module: nn.Module | None) -> bool:
 
 def in_features(projection: nn.Module) -> int:
     """Width of a projection's input (transformers' Conv1D keeps its weight as [in, out])."""
-    return int(getattr(projection, "in_features", 0) or projection.weight.shape[0])
+    weight: Any = projection.weight
+    return int(getattr(projection, "in_features", 0) or weight.shape[0])
 
 
 def _projection(modules: Mapping[str, nn.Module], name: str, module: nn.Module) -> nn.Module | None:

@@ -52,7 +52,8 @@ class Score(Protocol):
     name: str
     greater_is_better: bool
 
-    def __call__(self, model: nn.Module) -> Scores | float: ...
+    def __call__(self, model: nn.Module) -> Scores | float:
+        """Measure the model as it stands."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def mean_loss(batches: Iterable[Any], loss: Callable[[nn.Module, Any], torch.Ten
 
 
 def perplexity(batches: Iterable[Any]) -> BatchScore:
-    """exp of the mean negative log-likelihood of a target token."""
+    """The exponential of the mean negative log-likelihood of a target token."""
 
     def measure(model: nn.Module, batch: Any) -> np.ndarray:
         labels = find_labels(batch)

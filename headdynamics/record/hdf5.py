@@ -48,7 +48,8 @@ class HDF5Recorder:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise RunFileError(f"cannot make the folder of {self.path}: {error.strerror}; choose another place") from error
+            why = f"cannot make the folder of {self.path}: {error.strerror}; choose another place"
+            raise RunFileError(why) from error
         self.path = self._free_path(run)
         with contextlib.suppress(OSError):
             for leftover in self.path.parent.glob(f".{self.path.name}.*.tmp"):
@@ -107,7 +108,8 @@ class HDF5Recorder:
                 os.fsync(raw.fileno())
             os.replace(temporary, self.path)
         except OSError as error:
-            raise RunFileError(f"cannot write {self.path}: {error}; rows so far are safe and this one is kept") from error
+            why = f"cannot write {self.path}: {error}; rows so far are safe and this one is kept"
+            raise RunFileError(why) from error
         finally:
             temporary.unlink(missing_ok=True)
 
