@@ -35,8 +35,9 @@ def train(name: str, epochs: str, fresh: bool) -> Path:
 
 def answers(run_file: Path) -> None:
     """When head importance settled, the pruning curves, and the last model's score as heads are pruned."""
-    for question in ("settle", "curves"):
-        _run([str(BIN / "headdynamics"), question, str(run_file)])
+    program = str(BIN / "headdynamics")
+    _run([program, "settle", str(run_file)])
+    _run([program, "curves", str(run_file), "--output", str(run_file.with_name("curves.png"))])
     run = hd.load_run(run_file).usable()
     last = run.curve["score"].sel(order="importance").isel(snapshot=-1)
     pairs = zip(last["fraction"].values, last.values, strict=True)

@@ -6,6 +6,7 @@ The command is a plain `fairseq-train`; `--user-dir headdynamics` is all that at
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import shlex
 import subprocess
@@ -81,6 +82,7 @@ def translate(save_dir: Path, binarised: Path, bpe: Path, sentences: list[str]) 
     from headdynamics.plugins.fairseq_trainer import allow_fairseq_checkpoints
 
     allow_fairseq_checkpoints()
+    logging.getLogger("fairseq").setLevel(logging.WARNING)  # it prints the whole configuration
     model = TransformerModel.from_pretrained(
         str(save_dir),
         "checkpoint_best.pt",
