@@ -8,15 +8,14 @@
 | score/unpruned            | the score with all heads                                         |
 | retained/importance_20    | score with 20 (40, 60, 80) % of heads gone / unpruned score      |
 | retained/random_20        | the same, mean of the random orders                              |
-| curve/epochs              | image: figure 5 left, the curve of each snapshot                 |
-| curve/retained            | image: figure 5 right, retained score over training              |
+| curve/figure_5            | image: the curve of each snapshot; retained score over training  |
 | stability/with_previous   | Spearman's rank correlation of I(h) with the snapshot before     |
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,16 +96,43 @@ def scalars(run: Run, snapshot: Snapshot) -> Iterator[tuple[str, float]]:
     yield from retained(run, snapshot.curves)
 
 
+def relative(run: Run, curves: Mapping[str, Curve]) -> dict[str, list[np.ndarray]]:
+    """Curves [P] against the unpruned score, by family of orders: its share, or, where lower is better, the change."""
+    families: dict[str, list[np.ndarray]] = {}
+    for name, curve in curves.items():
+        whole = curve.score[0]
+        share = run.greater_is_better and whole != 0
+        families.setdefault(name.split("-")[0], []).append(curve.score / whole if share else curve.score - whole)
+    return families
+
+
 def retained(run: Run, curves: Mapping[str, Curve]) -> Iterator[tuple[str, float]]:
-    """Score at a few pruned fractions against the unpruned one: its share, or, where lower is better, the loss."""
-    for family in ("importance", "random"):
-        chosen = [curve for name, curve in curves.items() if name.split("-")[0] == family]
-        if not chosen:
-            continue
-        scores = np.mean([curve.score for curve in chosen], axis=0)
+    """What is left of the score at a few pruned fractions, as numbers to compare across snapshots and runs."""
+    for family, found in relative(run, curves).items():
         for fraction in SHOWN:
-            at = np.flatnonzero(np.isclose(chosen[0].fraction, fraction))
-            if len(at) and chosen[0].fraction[0] == 0:
-                ratio = run.greater_is_better and scores[0] != 0
-                value = scores[at[0]] / scores[0] if ratio else scores[at[0]] - scores[0]
-                yield f"retained/{family}_{round(fraction * 100)}", float(value)
+            at = np.flatnonzero(np.isclose(run.fractions, fraction))
+            if len(at):
+                yield f"retained/{family}_{round(fraction * 100)}", float(np.mean([c[at[0]] for c in found]))
+
+
+def images(figures: Any, run: Run, taken: Sequence[Snapshot]) -> Iterator[tuple[str, Any]]:
+    """(tag, figure): the heads at the last of the snapshots, and figure 5 over all of them."""
+    heads, last = run.heads, taken[-1]
+    assert last.importance is not None
+    yield "heads/importance", figures.heads_figure(
+        last.importance.mean, heads.kind, heads.layer, heads.number, title=f"I(h) at update {last.update}"
+    )
+    curves = [relative(run, snapshot.curves) for snapshot in taken]
+    if "importance" in run.orders and len(run.fractions):
+        draws = [np.stack(list(c["random"])) for c in curves] if curves[0].get("random") else []
+        ratio = run.greater_is_better and all(snapshot.score != 0 for snapshot in taken)
+        yield "curve/figure_5", figures.curves_figure(
+            np.array(run.fractions),
+            np.stack([c["importance"][0] for c in curves]),
+            np.array([snapshot.epoch for snapshot in taken]),
+            np.stack([d.mean(0) for d in draws]) if draws else None,
+            np.stack([d.std(0) for d in draws]) if draws else None,
+            label=f"{run.metric} after pruning {'/' if ratio else 'minus'} unpruned {run.metric}",
+            title=run.model,
+            draws=len(draws[0]) if draws else 0,
+        )

@@ -1,5 +1,6 @@
 """A tiny translation task (reverse a sentence of letters) and real fairseq-train processes on it."""
 
+import os
 import random
 import subprocess
 import sys
@@ -7,6 +8,8 @@ from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[2]
 USER_DIR = str(REPO / "headdynamics")
+PLAIN = str(Path(__file__).parent / "plain_user_dir")  # without the instrument
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}  # tiny matrices: threads would only wait for each other
 MODEL = """--arch transformer --encoder-layers 2 --decoder-layers 2 --encoder-embed-dim 16 --decoder-embed-dim 16
  --encoder-ffn-embed-dim 32 --decoder-ffn-embed-dim 32 --encoder-attention-heads 4 --decoder-attention-heads 4
  --share-all-embeddings --dropout 0.2 --attention-dropout 0.1 --optimizer adam --lr 0.01 --criterion
@@ -30,14 +33,14 @@ def make_data(folder: Path) -> Path:
 
 def command(data: Path, save: Path, *more: str, watched: bool = True) -> list[str]:
     """The fairseq-train command line; `watched` adds the instrument."""
-    ours = ["--user-dir", USER_DIR, *FEW] if watched else []
+    ours = ["--user-dir", USER_DIR, *FEW] if watched else ["--user-dir", PLAIN]
     fairseq_train = str(Path(sys.executable).parent / "fairseq-train")
     return [fairseq_train, str(data), *MODEL, "--save-dir", str(save), *ours, *more]
 
 
 def run(words: list[str], cwd: Path | None = None, check: bool = True) -> str:
     """Run to the end and give what was printed; fails with it."""
-    done = subprocess.run(words, capture_output=True, text=True, cwd=cwd, timeout=240)
+    done = subprocess.run(words, capture_output=True, text=True, cwd=cwd, timeout=240, env=ENVIRONMENT)
     text = done.stdout + done.stderr
     assert not check or done.returncode == 0, text[-6000:]
     return text

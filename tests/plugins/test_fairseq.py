@@ -1,0 +1,262 @@
+"""The instrument on real fairseq-train processes."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import fairseq_tiny as tiny
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from headdynamics.plugins.fairseq_trainer import allow_fairseq_checkpoints
+
+BLEU = [
+    "--eval-bleu",
+    "--eval-bleu-args",
+    '{"beam": 2, "max_len_a": 1.0, "max_len_b": 4}',
+    "--eval-tokenized-bleu",
+]
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    return tiny.make_data(tmp_path_factory.mktemp("fairseq-data"))
+
+
+def checkpoint(save, name="checkpoint_last.pt"):
+    allow_fairseq_checkpoints()
+    return torch.load(save / name, map_location="cpu", weights_only=True)
+
+
+def train_steps(log):
+    """What fairseq logged of each training step: loss, gradient norm, batch size, tokens."""
+    steps = [json.loads(line.split("| train_inner | ")[1]) for line in log.splitlines() if "| train_inner | " in line]
+    return [(s["num_updates"], s["loss"], s["gnorm"], s["bsz"], s["wpb"]) for s in steps]
+
+
+def assert_same(a, b, where=""):
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{where}.{i}")
+    else:
+        assert a == b, where
+
+
+RESUMED = pytest.mark.xdist_group("resumed")  # these share two runs
+
+
+@pytest.fixture(scope="session")
+def resumed_runs(data, tmp_path_factory):
+    """The same training without and with the instrument, each stopped after two epochs and resumed for a third."""
+    folder = tmp_path_factory.mktemp("resumed")
+    logs = {}
+    for name, watched in (("plain", False), ("watched", True)):
+        ours = ["--hd-every", "4", "--hd-early", "--hd-score", "bleu", "--hd-save-weights"] if watched else []
+        logs[name] = "".join(
+            tiny.run(tiny.command(data, folder / name, "--max-epoch", epochs, *BLEU, *ours, watched=watched))
+            for epochs in ("2", "3")
+        )
+    return folder, logs
+
+
+@RESUMED
+def test_training_is_bit_identical(resumed_runs):
+    folder, logs = resumed_runs
+    plain, watched = checkpoint(folder / "plain"), checkpoint(folder / "watched")
+    assert_same(plain["model"], watched["model"], "model")
+    assert_same(plain["last_optimizer_state"], watched["last_optimizer_state"], "optimizer")
+    assert_same(plain["extra_state"]["train_iterator"], watched["extra_state"]["train_iterator"], "data order")
+    assert len(train_steps(logs["plain"])) > 20
+    assert train_steps(logs["plain"]) == train_steps(logs["watched"])
+
+
+@RESUMED
+def test_rows_and_checkpoints(resumed_runs):
+    folder, logs = resumed_runs
+    steps = len(train_steps(logs["watched"]))
+    with h5py.File(folder / "watched/headdynamics.h5") as run:
+        updates = run["snapshots/update"][:].tolist()
+        per_epoch = steps // 3
+        early = {max(1, round(per_epoch * part)) for part in (1 / 8, 1 / 4, 1 / 2)}
+        ends = {2 * per_epoch, 3 * per_epoch}  # where each of the two processes stopped
+        assert updates == sorted(early | set(range(4, steps + 1, 4)) | ends)
+        assert set(run["snapshots/status"].asstr()[:]) == {"ok"}
+        assert np.isfinite(run["importance/mean"][:]).all() and (run["importance/mean"][:] > 0).all()
+        assert np.isfinite(run["curve/score"][:]).all()
+        assert run.attrs["metric"] == "bleu" and bool(run.attrs["greater_is_better"])
+        names = run["snapshots/checkpoint"].asstr()[:]
+        assert sorted(set(run["heads/kind"].asstr()[:])) == ["cross", "decoder", "encoder"]
+    from safetensors.torch import load_file
+
+    saved = load_file(names[-1])
+    model = checkpoint(folder / "watched")["model"]
+    assert all(torch.equal(value, model[name]) for name, value in saved.items())
+
+
+@pytest.mark.parametrize(("score", "decimals"), [("loss", 3), ("ppl", 2), ("nll_loss", 3), ("bleu", 2)])
+def test_fraction_zero_is_the_trainers_own_score(data, tmp_path, score, decimals):
+    """On the whole validation set, to the last digit that fairseq reports."""
+    bleu = BLEU if score == "bleu" else []
+    ours = ["--hd-score", score, "--hd-score-examples", "0", "--hd-fractions", "0,1", "--hd-orders", "importance"]
+    log = tiny.run(tiny.command(data, tmp_path, "--max-epoch", "3", *bleu, *ours))
+    valid = [json.loads(line.split("| valid | ")[1]) for line in log.splitlines() if "| valid | " in line]
+    with h5py.File(tmp_path / "headdynamics.h5") as run:
+        assert run["snapshots/n_score"][:].tolist() == [40] * 3
+        ours = run["curve/score"][:, 0, 0]
+        assert run["curve/stderr"][-1, 0, 0] > 0
+    half_a_digit = 0.5 * 10**-decimals + 1e-6  # fairseq adds up in float32
+    assert ours == pytest.approx([float(v[f"valid_{score}"]) for v in valid], abs=half_a_digit)
+
+
+def test_help_shows_our_options():
+    text = tiny.run([sys.executable, "-m", "fairseq_cli.train", "--user-dir", tiny.USER_DIR, "--help"])
+    for name in "every early examples score-examples subset score fractions estimator orders file tensorboard".split():
+        assert f"--hd-{name}" in text, name
+    for name in "save-weights strict off user-dir".split():
+        assert f"--hd-{name}" in text, name
+
+
+def test_python_m_and_own_user_dir(data, tmp_path):
+    """`python -m fairseq_cli.train` runs a second copy of the module; the user's own user-dir comes along."""
+    own = tmp_path / "mine"
+    own.mkdir()
+    (own / "__init__.py").write_text(
+        "from fairseq.models import register_model_architecture\n"
+        "from fairseq.models.transformer import base_architecture\n"
+        "@register_model_architecture('transformer', 'mine_tiny')\n"
+        "def mine_tiny(args): base_architecture(args)\n"
+    )
+    words = tiny.command(data, tmp_path / "run", "--max-update", "3", "--hd-user-dir", str(own))
+    words[words.index("--arch") + 1] = "mine_tiny"
+    tiny.run([sys.executable, "-m", "fairseq_cli.train", *words[1:]])
+    with h5py.File(tmp_path / "run/headdynamics.h5") as run:
+        assert run["snapshots/update"][:].tolist() == [3]
+
+
+def test_hydra_train(data, tmp_path):
+    """fairseq-hydra-train knows our options as `+common.hd_*=`; a language model has decoder heads alone."""
+    only = ["--only-source", "--srcdict", str(data / "dict.xx.txt"), "--workers", "1"]
+    places = ["--trainpref", data.parent / "train.xx", "--validpref", data.parent / "valid.xx", "--destdir", tmp_path / "lm"]
+    tiny.run([sys.executable, "-m", "fairseq_cli.preprocess", *only, *map(str, places)])
+    words = f"""common.user_dir={tiny.USER_DIR} common.cpu=true +common.hd_examples=10 +common.hd_score_examples=10
+     +common.hd_fractions='0,0.5,1' +common.hd_score=ppl task=language_modeling task.data={tmp_path / "lm"}
+     task.sample_break_mode=eos model=transformer_lm/transformer_lm_gpt model.decoder_embed_dim=16
+     model.decoder_ffn_embed_dim=16 model.decoder_layers=1 model.decoder_attention_heads=2 criterion=cross_entropy
+     optimizer=adam lr_scheduler=fixed dataset.max_tokens=250 dataset.num_workers=0 optimization.max_update=3
+     optimization.lr=[0.001] checkpoint.save_dir={tmp_path / "run"}"""
+    words = words.replace("'0,0.5,1'", "'0\\,0.5\\,1'").split()
+    text = tiny.run([str(tiny.Path(sys.executable).parent / "fairseq-hydra-train"), *words], cwd=tmp_path, check=False)
+    assert (tmp_path / "run/headdynamics.h5").exists(), text[-3000:]
+    with h5py.File(tmp_path / "run/headdynamics.h5") as run:
+        assert set(run["heads/kind"].asstr()[:]) == {"decoder"} and len(run["head"]) == 2
+        assert run["snapshots/n_importance"][:].tolist() == [10]
+        assert run.attrs["metric"] == "ppl" and run["snapshots/score"][0] > 1
+
+
+def test_early_stop_is_measured(data, tmp_path):
+    """--patience ends a run after validation, at an update that no schedule asked for."""
+    tiny.run(
+        tiny.command(data, tmp_path / "run", "--max-epoch", "9", "--patience", "1", "--lr", "1e-12",
+                     "--hd-every", "never", "--save-interval", "1")
+    )
+    with h5py.File(tmp_path / "run/headdynamics.h5") as run:
+        last = checkpoint(tmp_path / "run")["optimizer_history"][-1]["num_updates"]
+        assert run["snapshots/update"][:].tolist() == [last]
+        assert run["snapshots/checkpoint"].asstr()[0].endswith(".pt")
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--hd-subset", "tset"], "no subset 'tset'"),
+        (["--hd-every", "epcoh"], "'epcoh' is no schedule"),
+        (["--hd-score", "blue", "--hd-every", "4"], "the task reports no 'blue'"),
+        (["--hd-fractions", "0;1"], "no list of numbers"),
+        (["--hd-estimator", "exmaple"], "unknown estimator 'exmaple'"),
+        (["--hd-file", "/proc/nowhere/run.h5"], "choose another place"),
+    ],
+)
+def test_failures_are_said_and_training_goes_on(data, tmp_path, options, sentence):
+    log = tiny.run(tiny.command(data, tmp_path / "run", "--max-update", "4", *options))
+    assert sentence in log
+    assert "done training" in log
+    assert checkpoint(tmp_path / "run")["optimizer_history"][-1]["num_updates"] == 4
+
+
+def test_strict_ends_the_training(data, tmp_path):
+    log = tiny.run(
+        tiny.command(data, tmp_path / "run", "--max-update", "4", "--hd-strict", "--hd-subset", "tset"), check=False
+    )
+    assert "no subset 'tset'" in log and "done training" not in log
+
+
+def test_off_and_second_writer(data, tmp_path):
+    from headdynamics.record.hdf5 import lock
+
+    save = tmp_path / "run"
+    save.mkdir()
+    held = lock(save / "headdynamics.h5")
+    try:
+        log = tiny.run(tiny.command(data, save, "--max-update", "2"))
+    finally:
+        held.close()
+    assert f"being written by process {os.getpid()}" in log and "done training" in log
+    assert not (save / "headdynamics.h5").exists()
+
+
+def test_kill_and_resume_leave_no_gap_and_no_double(data, tmp_path):
+    """kill -9 at several instants of a run that measures after every update, then run to the end."""
+    save, words = tmp_path / "run", ["--max-epoch", "3", "--hd-every", "1", "--save-interval-updates", "3"]
+    for attempt in range(3):
+        process = subprocess.Popen(
+            tiny.command(data, save, *words), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            env=tiny.ENVIRONMENT,
+        )
+        rows = 0
+        for line in process.stdout:
+            rows += "| headdynamics | epoch" in line
+            if rows == 4 + attempt:
+                time.sleep(0.05 * attempt)  # in a write, in a snapshot, in a step
+                break
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        with h5py.File(save / "headdynamics.h5") as run:
+            assert len(run["snapshot"]) >= rows
+    log = tiny.run(tiny.command(data, save, *words))
+    last = int(re.findall(r'"train_num_updates": "(\d+)"', log)[-1])
+    with h5py.File(save / "headdynamics.h5") as run:
+        assert run["snapshots/update"][:].tolist() == list(range(1, last + 1))
+        assert set(run["snapshots/status"].asstr()[:]) == {"ok"}
+    assert not [name for name in os.listdir(save) if name.endswith(".tmp") and name.startswith(".headdynamics")]
+    shutil.rmtree(save)
+
+
+@RESUMED
+def test_tensorboard_tags(resumed_runs):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder, _ = resumed_runs
+    events = EventAccumulator(str(folder / "watched/tensorboard/headdynamics")).Reload()
+    tags = events.Tags()
+    assert {"importance_by_kind/cross", "importance_by_layer/decoder-1", "score/unpruned"} <= set(tags["scalars"])
+    assert {"stability/with_previous", "heads/importance", "curve/figure_5"} <= set(
+        tags["scalars"] + tags["images"]
+    )
+    assert len(tags["scalars"]) + len(tags["images"]) < 30
+    with h5py.File(folder / "watched/headdynamics.h5") as run:
+        scores = dict(zip(run["snapshots/update"][:].tolist(), run["snapshots/score"][:], strict=True))
+    assert {e.step: e.value for e in events.Scalars("score/unpruned")} == pytest.approx(scores, abs=1e-4)
