@@ -6,6 +6,7 @@ Shapes: S snapshots, H heads, P fractions.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -63,8 +64,8 @@ def curves_figure(
     if random is not None and len(random):
         draw_random(left, fraction, random[-1], None if random_sd is None else random_sd[-1], draws)
     draw_over_time(right, fraction, importance, epoch, unit)
-    left.set_ylabel(literal(label))
-    right.set_ylabel(literal(label))
+    for axes in (left, right):
+        axes.set_ylabel(literal(textwrap.fill(label, 45)))
     figure.suptitle(literal(title))
     return figure
 
