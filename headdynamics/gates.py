@@ -89,6 +89,8 @@ def _gated(heads: Heads, gates: list[Gate]) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(slow_paths())
         for block, gate in zip(heads.blocks, gates, strict=True):
+            if block.functional:  # an interrupt in the middle of a forward runs no hook that would undo the swap
+                stack.callback(block.module._modules.__setitem__, "out_proj", block.projection)
             for handle in _exposed(block, gate) if block.functional else _hooked(block, gate):
                 stack.callback(handle.remove)
         yield
@@ -105,7 +107,8 @@ def _exposed(block: Attention, gate: Gate) -> list[Any]:
     """W_O is used as a function: let an identity stand in for it, then call the real one on the gated context.
 
     The identity draws no random numbers; the context keeps the memory layout [T, B, E], without which
-    dropout further on would draw another mask.
+    dropout further on would draw another mask. Of nested contexts the innermost gates first and the
+    outermost, which made the swap, projects.
     """
     real = block.projection
     weight: Any = real.weight
@@ -116,22 +119,28 @@ def _exposed(block: Attention, gate: Gate) -> list[Any]:
     nn.init.zeros_(identity.bias)
     identity.requires_grad_(False)
     batch_first = getattr(block.module, "batch_first", False)
+    swapped = False
 
     def before(module: nn.Module, args: Any, kwargs: Any) -> None:
-        module._modules["out_proj"] = identity
+        nonlocal swapped
+        swapped = module._modules["out_proj"] is real
+        if swapped:
+            module._modules["out_proj"] = identity
 
     def after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
-        module._modules["out_proj"] = real
+        if swapped:
+            module._modules["out_proj"] = real
         if output is None:  # forward raised: there is nothing to project, only the swap to undo
             return None
         context, *rest = output
         flip = batch_first and context.dim() == 3
-        out = real(gate(context.transpose(0, 1) if flip else context))
+        out = gate(context.transpose(0, 1) if flip else context)
+        out = real(out) if swapped else out
         return (out.transpose(0, 1) if flip else out, *rest)
 
     return [
         block.module.register_forward_pre_hook(before, with_kwargs=True),
-        block.module.register_forward_hook(after, with_kwargs=True, always_call=True),
+        block.module.register_forward_hook(after, prepend=True, with_kwargs=True, always_call=True),
     ]
 
 
