@@ -23,7 +23,7 @@ BITS = float(np.log(2))  # fairseq reports losses in bits
 class Examples:
     """A seeded draw of a subset's examples, batched as the trainer batches them; the same ones each time.
 
-    `n` of 0 takes all. Batches are collated once and moved to the trainer's device when iterated.
+    `n` of 0 takes all that the trainer validates on. Batches are collated once and moved to the trainer's device when iterated.
 
     Raises:
         ValueError: the subset does not exist or holds nothing that fits the model.
@@ -41,14 +41,16 @@ class Examples:
                 indices = trainer.task.filter_indices_by_size(indices, dataset, limits, True)
         if not len(indices):
             raise ValueError(f"subset {subset!r} has no example that fits the model; choose another with --hd-subset")
+        multiple = config.dataset.required_batch_size_multiple
         if 0 < n < len(indices):
+            multiple = 1  # fairseq drops a last batch that is no multiple; of a draw every example counts
             drawn = np.random.default_rng(seed).choice(len(indices), n, replace=False)
             indices = indices[np.sort(drawn)]
         batches = dataset.batch_by_size(
             indices,
             max_tokens=config.dataset.max_tokens_valid,
             max_sentences=config.dataset.batch_size_valid,
-            required_batch_size_multiple=config.dataset.required_batch_size_multiple,
+            required_batch_size_multiple=multiple,
         )
         with data_utils.numpy_seed(config.common.seed + 1):
             self._batches = [dataset.collater([dataset[i] for i in batch]) for batch in batches]

@@ -148,21 +148,28 @@ def test_python_m_and_own_user_dir(data, tmp_path):
 
 
 def test_hydra_train(data, tmp_path):
-    """fairseq-hydra-train knows our options as `+common.hd_*=`; a language model has decoder heads alone."""
-    only = ["--only-source", "--srcdict", str(data / "dict.xx.txt"), "--workers", "1"]
-    places = ["--trainpref", data.parent / "train.xx", "--validpref", data.parent / "valid.xx", "--destdir", tmp_path / "lm"]
-    tiny.run([sys.executable, "-m", "fairseq_cli.preprocess", *only, *map(str, places)])
-    words = f"""common.user_dir={tiny.USER_DIR} common.cpu=true +common.hd_examples=10 +common.hd_score_examples=10
-     +common.hd_fractions='0,0.5,1' +common.hd_score=ppl task=language_modeling task.data={tmp_path / "lm"}
-     task.sample_break_mode=eos model=transformer_lm/transformer_lm_gpt model.decoder_embed_dim=16
-     model.decoder_ffn_embed_dim=16 model.decoder_layers=1 model.decoder_attention_heads=2 criterion=cross_entropy
-     optimizer=adam lr_scheduler=fixed dataset.max_tokens=250 dataset.num_workers=0 optimization.max_update=3
-     optimization.lr=[0.001] checkpoint.save_dir={tmp_path / "run"}"""
-    words = words.replace("'0,0.5,1'", "'0\\,0.5\\,1'").split()
-    text = tiny.run([str(tiny.Path(sys.executable).parent / "fairseq-hydra-train"), *words], cwd=tmp_path, check=False)
+    """fairseq-hydra-train, configured by a file; our options are given as `+common.hd_*=`."""
+    stack = "{layers: 1, embed_dim: 16, ffn_embed_dim: 16, attention_heads: 2}"
+    (tmp_path / "tiny.yaml").write_text(
+        f"""
+common: {{user_dir: {tiny.USER_DIR}, cpu: true}}
+task: {{_name: translation, data: {data}, source_lang: xx, target_lang: yy}}
+model: {{_name: transformer, share_all_embeddings: true, encoder: {stack}, decoder: {stack}}}
+criterion: {{_name: cross_entropy}}
+optimizer: {{_name: adam}}
+lr_scheduler: {{_name: fixed}}
+dataset: {{max_tokens: 250, num_workers: 0}}
+optimization: {{max_update: 3, lr: [0.001]}}
+checkpoint: {{save_dir: {tmp_path / "run"}}}
+"""
+    )
+    ours = ["+common.hd_examples=10", "+common.hd_score_examples=10", "+common.hd_score=ppl"]
+    program = str(tiny.Path(sys.executable).parent / "fairseq-hydra-train")
+    words = [program, "--config-dir", str(tmp_path), "--config-name", "tiny", *ours]
+    text = tiny.run(words, cwd=tmp_path, check=False)
     assert (tmp_path / "run/headdynamics.h5").exists(), text[-3000:]
     with h5py.File(tmp_path / "run/headdynamics.h5") as run:
-        assert set(run["heads/kind"].asstr()[:]) == {"decoder"} and len(run["head"]) == 2
+        assert len(run["head"]) == 6
         assert run["snapshots/n_importance"][:].tolist() == [10]
         assert run.attrs["metric"] == "ppl" and run["snapshots/score"][0] > 1
 
