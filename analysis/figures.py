@@ -84,10 +84,10 @@ def draw_curves(axes: Axes, fraction: np.ndarray, values: np.ndarray, epoch: np.
 
 def draw_random(axes: Axes, fraction: np.ndarray, mean: np.ndarray, sd: np.ndarray | None, draws: int = 0) -> None:
     """The last snapshot pruned at random: mean ``[P]`` and a band of one standard deviation ``[P]``."""
-    of = f" of {draws} draws" if draws > 1 else ""
     band = sd is not None and bool(np.isfinite(sd).any())
     spread = " \N{PLUS-MINUS SIGN} sd" if band else ""
-    name = f"random order, last snapshot (mean{spread}{of})"
+    of = f"mean{spread} of {draws} draws" if draws > 1 else "1 draw" if draws else f"mean{spread}"
+    name = f"random order, last snapshot ({of})"
     axes.plot(fraction, mean, color="black", linestyle="--", label=name, zorder=3)
     if band:
         axes.fill_between(fraction, mean - sd, mean + sd, color="black", alpha=0.2, linewidth=0)

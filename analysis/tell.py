@@ -8,7 +8,7 @@ import numpy as np
 from headdynamics.analysis.needs import needed
 from headdynamics.analysis.run import Run
 from headdynamics.analysis.settling import Settling
-from headdynamics.analysis.verdict import SETTLED, stays_from
+from headdynamics.analysis.verdict import NOT_SETTLED, SETTLED, stays_from
 from headdynamics.analysis.words import moment
 
 with needed():
@@ -74,7 +74,7 @@ def _views(found: Settling) -> Table:
     when = [moment(*pair) for pair in zip(found.epoch, found.update, strict=True)]
     for view in found.views:
         first = stays_from(view.r, found.rule.threshold)
-        known = first < len(when)
+        known = first < len(when) and view.verdict in (SETTLED, NOT_SETTLED)
         table.add_row(
             escape(view.name),
             view.verdict,
@@ -102,7 +102,7 @@ def _snapshots(run: Run, found: Settling, column: int | None) -> Table:
         numbers += [np.nan if column is None else values[row, column] for values in columns]
         here = found.update[row] == view.update
         table.add_row(
-            _number(found.epoch[row], "g"),
+            _number(round(found.epoch[row], 3), "g"),
             str(found.update[row]),
             *(_number(value, ".3f") for value in numbers),
             style="bold green" if here else None,

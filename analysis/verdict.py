@@ -11,6 +11,7 @@ from headdynamics.analysis.ranking import Agreement
 MIN_SNAPSHOTS = 5
 MIN_HEADS = 4
 MIN_CEILING = 0.5
+LOW_CEILING = 0.8  # below it noise alone can make a settled ranking look unsettled: see docs/settling.md
 
 SETTLED = "settled"
 NOT_SETTLED = "not settled"

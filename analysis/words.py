@@ -13,7 +13,7 @@ ALL_HEADS, WITHIN_LAYERS = "all heads", "within layers"
 
 def moment(epoch: float, update: int) -> str:
     """``epoch 7 (update 2100)``; where the epoch is not known, ``update 2100``."""
-    return f"epoch {epoch:g} (update {update})" if np.isfinite(epoch) else f"update {update}"
+    return f"epoch {round(epoch, 3):g} (update {update})" if np.isfinite(epoch) else f"update {update}"
 
 
 def subject(view: str) -> str:
@@ -57,5 +57,11 @@ def explain(
     return (
         f"{who} has not settled: agreement with the last snapshot (r, corrected for noise) stays >= {rule.threshold:g} "
         f"only from {when[first]}, with {after} more snapshot{'s' * (after != 1)} "
-        f"({rule.needed_after(count)} required)."
+        f"({rule.needed_after(count)} required)." + _caution(found.ceiling[-1])
     )
+
+
+def _caution(ceiling: float) -> str:
+    if ceiling >= v.LOW_CEILING:
+        return ""
+    return f" Noise alone can cause this: C is only {ceiling:.2f} at the last snapshot; more examples would tell."

@@ -81,6 +81,25 @@ def simulate(truth, noise, snapshots, heads, runs, seed):
     return verdicts, where
 
 
+def by_ceiling(snapshots, heads, runs, seed):
+    """Verdicts over constant rankings, all truly settled, by how high the last ceiling came out."""
+    draw = np.random.default_rng(seed)
+    edges = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+    found = {low: Counter() for low in edges[:-1]}
+    while min(tally.total() for tally in found.values()) < runs:
+        truth = constant(draw, snapshots, heads)
+        error = draw.uniform(0.3, 2.0) * draw.normal(size=(snapshots, BLOCKS, heads))
+        agreed = agreement(np.exp(truth[:, None] + error), seed=0)
+        verdict, at = judge(agreed, heads, Rule())
+        low = max((edge for edge in edges[:-1] if edge <= agreed.ceiling[-1]), default=None)
+        if low is not None and found[low].total() < runs:
+            found[low][SETTLED, "first" if at == 0 else "later"] += verdict == SETTLED
+            found[low][NOT_SETTLED, ""] += verdict == NOT_SETTLED
+    for low, high in zip(edges, edges[1:], strict=False):
+        first, later, never = (found[low][key] for key in ((SETTLED, "first"), (SETTLED, "later"), (NOT_SETTLED, "")))
+        print(f"| {low:g} to {high:g} | {heads} | {first} | {later} | {never} |", flush=True)
+
+
 def places(where):
     """The three commonest positions, counted from 1, with how often."""
     return ", ".join(f"{at + 1} ({count})" for at, count in where.most_common(3)) or "-"
@@ -105,6 +124,10 @@ def main():
                     assert not verdicts[FEW_HEADS] and not verdicts[FEW_SNAPSHOTS]
                     counts = " | ".join(str(verdicts[v]) for v in (SETTLED, NOT_SETTLED, NOISY))
                     print(f"| {name} | {heads} | {snapshots} | {noise:g} | {counts} | {places(where)} |", flush=True)
+    print("\n| C at the last snapshot | heads | settled at 1 | settled later | not settled |")
+    print("|---|---|---|---|---|")
+    for heads in args.heads:
+        by_ceiling(args.snapshots[0], heads, args.runs, args.seed)
     print(f"\n{args.runs} runs a row, {time.perf_counter() - began:.0f} s")
 
 

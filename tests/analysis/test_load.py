@@ -58,6 +58,10 @@ def test_the_file_is_closed_and_may_be_replaced(path):
     assert float(run.snapshots["score"].sum()) > 0
 
 
+def test_the_blocker_of_these_tests_blocks():
+    assert "No module named 'torch'" in run_without(BANNED, "import torch").stderr
+
+
 def test_public_name_loads_without_torch(path):
     done = run_without(BANNED, "import sys, headdynamics; print(headdynamics.load_run(sys.argv[1]).path)", write(path))
     assert done.stdout.strip() == str(path), done.stderr
