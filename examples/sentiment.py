@@ -56,6 +56,7 @@ def build_trainer(folder: Path, encoder: Path, run_dir: Path, epochs: float) -> 
         save_strategy="no",
         logging_steps=50,
         report_to=[],
+        disable_tqdm=not sys.stderr.isatty(),
         use_cpu=True,
         seed=1,
     )
@@ -86,10 +87,10 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=data.data_folder(), metavar="DIR", help="default: %(default)s")
     parser.add_argument("--save-dir", type=Path, default=Path("runs/sentiment"), metavar="DIR")
-    parser.add_argument("--epochs", type=float, default=2)
-    parser.add_argument("--hd-every", type=int, default=40, help="updates between snapshots (default: %(default)s)")
+    parser.add_argument("--epochs", type=float, default=1)
+    parser.add_argument("--hd-every", type=int, default=20, help="updates between snapshots (default: %(default)s)")
     parser.add_argument("--hd-examples", type=int, default=200, help="for I(h) (default: %(default)s)")
-    parser.add_argument("--hd-score-examples", type=int, default=200, help="for the curve (default: %(default)s)")
+    parser.add_argument("--hd-score-examples", type=int, default=150, help="for the curve (default: %(default)s)")
     parser.add_argument("--hd-off", action="store_true", help="train without the instrument")
     return parser.parse_args()
 
@@ -106,14 +107,16 @@ def main() -> None:
 
         hd.attach(
             trainer,
-            options.save_dir / "headdynamics.h5",
+            str(options.save_dir / "headdynamics.h5"),
             score="accuracy",
             every=options.hd_every,
             examples=options.hd_examples,
             score_examples=options.hd_score_examples,
+            fractions=[0, 0.2, 0.4, 0.6, 0.8],
+            orders=["importance", "random-1"],
         )
     trainer.train()
-    test = trainer.predict(Sentences(folder / "test.tsv", trainer.processing_class or trainer.data_collator.tokenizer))
+    test = trainer.predict(Sentences(folder / "test.tsv", trainer.data_collator.tokenizer))
     print(f"\ntest accuracy: MiniLM {test.metrics['test_accuracy']:.3f}, TF-IDF baseline {baseline(folder):.3f}")
 
 
