@@ -43,7 +43,7 @@ def test_drift_to_the_end_is_not_settled(path):
 def test_not_settled_under_a_low_ceiling_says_that_noise_can_cause_it(path):
     draw = np.random.default_rng(4)
     truth = np.exp(draw.normal(size=(12, 24)))
-    low, high = (settle(run_of(path, truth, noise)) for noise in (1.8, 0.2))
+    low, high = (settle(run_of(path, truth, noise)) for noise in (1.0, 0.2))
     assert low.views[0].verdict == high.views[0].verdict == "not settled"
     assert 0.5 <= low.views[0].ceiling[-1] < 0.8 <= high.views[0].ceiling[-1]
     assert "Noise alone can cause this" in low.headline and "Noise alone" not in high.headline
