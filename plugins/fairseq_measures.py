@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -225,24 +226,22 @@ class ReportedScore:
             task.reduce_metrics(logs, criterion)
         values = reported.get_smoothed_values()
         if self.name not in values:
-            raise ValueError(f"the task reports no {self.name!r}; it reports {', '.join(sorted(values))}: see --hd-score")
+            have = ", ".join(sorted(values))
+            raise ValueError(f"the task reports no {self.name!r}; it reports {have}: see --hd-score")
         return float(values[self.name])
 
 
 @contextlib.contextmanager
 def still_trainer(trainer: Any) -> Iterator[None]:
     """What of fairseq's trainer a measurement might touch: meters, the dummy batch, the clock of training time."""
-    import time
-
-    active = list(metrics._active_aggregators.items()), dict(metrics._active_aggregators_cnt), dict(metrics._aggregators)
+    stores = (metrics._active_aggregators, metrics._active_aggregators_cnt, metrics._aggregators)
+    active = [list(store.items()) for store in stores]
     dummy, began = trainer._dummy_batch, time.time()
     try:
         yield
     finally:
         trainer._dummy_batch = dummy
         trainer._start_time += time.time() - began
-        for store, before in zip(
-            (metrics._active_aggregators, metrics._active_aggregators_cnt, metrics._aggregators), active, strict=True
-        ):
+        for store, before in zip(stores, active, strict=True):
             store.clear()
             store.update(before)

@@ -131,7 +131,8 @@ class FairseqWatch:
 
     def _observer(self) -> Observer:
         options, trainer = self.options, self.trainer
-        dictionary = getattr(trainer.task, "target_dictionary", None) or getattr(trainer.task, "source_dictionary", None)
+        task = trainer.task
+        dictionary = getattr(task, "target_dictionary", None) or getattr(task, "source_dictionary", None)
         pad = dictionary.pad() if dictionary is not None else None
         batches = Examples(trainer, options.hd_subset, options.hd_examples, options.hd_seed)
         scored = Examples(trainer, options.hd_subset, options.hd_score_examples, options.hd_seed + 1)
@@ -224,7 +225,8 @@ def summary(taken: Snapshot, metric: str) -> str:
     points = [f"{metric} {taken.score:.4g}"]
     for name, curve in taken.curves.items():
         if name in ("importance", "random-1"):
-            points += [f"{name} -{f:.0%}: {s:.4g}" for f, s in zip(curve.fraction, curve.score, strict=True) if f in (0.2, 0.5)]
+            told = [(f, s) for f, s in zip(curve.fraction, curve.score, strict=True) if f in (0.2, 0.5)]
+            points += [f"{name} order, {fraction:.0%} of heads gone: {score:.4g}" for fraction, score in told]
     return f"{where} | {' | '.join(points)} | {taken.seconds:.1f} s"
 
 
