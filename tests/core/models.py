@@ -37,7 +37,7 @@ class Case:
     loss: Callable[[nn.Module, Any], torch.Tensor]  # [B], by a loop over examples
     alone: Callable[[Any, int], Any]  # one example without padding
     generate: Callable[..., list[torch.Tensor]] | None = None  # (model, beams, rows) -> tokens and scores
-    double: bool = True  # computes in float64 throughout when asked to
+    double: bool = True  # computes in float64 throughout when asked to (norms, fairseq's softmax: float32)
     functional: bool = False  # W_O is used as a function, not called
     positions: Callable[[Any, str], torch.Tensor | None] | None = None
 
@@ -301,7 +301,7 @@ CASES = {
              _pairs("encoder.layers.{}.self_attn.out_proj", "decoder.layers.{}.self_attn.out_proj",
                     "decoder.layers.{}.encoder_attn.out_proj"),
              fairseq_logits, fairseq_loss, fairseq_alone, fairseq_generate, functional=True,
-             positions=fairseq_positions),
+             double=False, positions=fairseq_positions),
         Case("torch", torch_encoder, TEXT, _stack("encoder.layers.{}.self_attn.out_proj", "encoder"),
              hf_logits, class_loss, alone, functional=True),
     )

@@ -221,7 +221,7 @@ def interrupted(case, model, heads, context, where, monkeypatch):
             boom()
 
 
-@pytest.mark.parametrize("gates", [taped, lambda heads: hd.masked(heads, [1.0] * len(heads))], ids=["taped", "masked"])
+@pytest.mark.parametrize("gates", [taped, lambda heads: hd.masked(heads, [1] * len(heads))], ids=["taped", "masked"])
 @pytest.mark.parametrize("where", ["nowhere", "body", "attention", "W_O"])
 @ALL
 def test_nothing_is_left_behind(case, where, gates, monkeypatch):
