@@ -24,7 +24,8 @@ BITS = float(np.log(2))  # fairseq reports losses in bits
 class Examples:
     """A seeded draw of a subset's examples, batched as the trainer batches them; the same ones each time.
 
-    `n` of 0 takes all that the trainer validates on. Batches are collated once and moved to the trainer's device when iterated.
+    `n` of 0 takes all that the trainer validates on. Batches are collated once, and moved to the trainer's
+    device when iterated.
 
     Raises:
         ValueError: the subset does not exist or holds nothing that fits the model.

@@ -15,7 +15,7 @@ def _option(default: Any, text: str) -> Any:
 class HeadDynamicsOptions:
     """What can be asked of the instrument; every field is a `--hd-*` flag (fairseq's dataclass convention)."""
 
-    hd_every: str = _option("epoch", "when to snapshot: epoch, log (updates 1, 2, 4, ...), never, or a number of updates")
+    hd_every: str = _option("epoch", "when to snapshot: epoch, log (updates 1, 2, 4...), never, or a number of updates")
     hd_early: bool = _option(False, "also at 1/8, 1/4 and 1/2 of the first epoch")
     hd_examples: int = _option(1000, "examples for head importance, the same ones at each snapshot")
     hd_score_examples: int = _option(1000, "examples for the pruning curve, the same ones at each snapshot; 0: all")
@@ -26,7 +26,9 @@ class HeadDynamicsOptions:
     hd_reduction: str = _option("mean", "an example's loss: mean or sum over its target tokens")
     hd_orders: str = _option("importance,random-1,random-2,random-3", "pruning orders of the curve")
     hd_file: str = _option("", "run file (default: SAVE_DIR/headdynamics.h5)")
-    hd_tensorboard: str = _option("", "TensorBoard folder (default: --tensorboard-logdir or SAVE_DIR/tensorboard); none")
+    hd_tensorboard: str = _option(
+        "", "TensorBoard folder, or none (default: --tensorboard-logdir, else SAVE_DIR/tensorboard)"
+    )
     hd_save_weights: bool = _option(False, "save the weights of each snapshot (safetensors) beside the run file")
     hd_seed: int = _option(0, "seed of the draw of examples")
     hd_strict: bool = _option(False, "end the training when the instrument fails")

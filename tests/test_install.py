@@ -12,6 +12,7 @@ import pytest
 
 REPO = Path(__file__).resolve().parents[1]
 SITE = sysconfig.get_paths()["purelib"]
+PROGRAM = "import builtins; builtins.help = 'help'; from fairseq_cli.train import cli_main; cli_main()"
 PARTS = ["headdynamics", "plugins", "analysis", "setup.py", "pyproject.toml", "README.md"]
 
 
@@ -27,14 +28,14 @@ def checkout(tmp_path_factory):
 
 
 def train(user_dir, save, tmp_path, *places):
-    """fairseq-train in a process that no editable install reaches: -S reads no .pth file."""
+    """fairseq-train in a process that no editable install reaches: -S reads no .pth file (and has no `help`)."""
     data = tmp_path / "data"
     data.mkdir()
     words = tiny.command(tiny.make_data(data), save, "--max-update", "2")
     words[words.index("--user-dir") + 1] = user_dir
     environment = {**tiny.ENVIRONMENT, "PYTHONPATH": os.pathsep.join([*map(str, places), SITE])}
     done = subprocess.run(
-        [sys.executable, "-S", "-m", "fairseq_cli.train", *words[1:]],
+        [sys.executable, "-S", "-c", PROGRAM, *words[1:]],
         cwd=tmp_path, env=environment, capture_output=True, text=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
@@ -48,10 +49,11 @@ def test_bare_checkout_by_path(checkout, tmp_path):
 
 def test_wheel_from_any_folder(checkout, tmp_path):
     wheels = tmp_path / "wheels"
-    tiny.run([sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(wheels), str(checkout)])
+    pip = [sys.executable, "-m", "pip"]
+    tiny.run([*pip, "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(wheels), str(checkout)])
     (wheel,) = wheels.glob("headdynamics-*.whl")
     site = tmp_path / "site"
-    tiny.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(site), str(wheel)])
+    tiny.run([*pip, "install", "-q", "--no-deps", "--target", str(site), str(wheel)])
     tops = {path.name for path in site.iterdir() if not path.name.endswith(".dist-info")} - {"bin"}
     assert tops == {"headdynamics"}  # no plugins, analysis or tests beside it
     for package in ("fairseq", "fairseq_cli"):  # fairseq looks for a user-dir beside itself
