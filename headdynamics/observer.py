@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -130,6 +131,7 @@ class Observer:
             with still(self.model, *self.still_too):
                 measured = self._measure()
             taken = Snapshot(update, epoch, time.perf_counter() - began, OK, *measured, checkpoint)
+            self._warn_of_nan(taken)
         except Exception as error:
             if self.strict:
                 raise
@@ -148,6 +150,15 @@ class Observer:
             for name in self.run.orders
         }
         return found, pruning_curves(self.model, orders, self.score, self.run.fractions, heads=self.heads)
+
+    def _warn_of_nan(self, taken: Snapshot) -> None:
+        loss = taken.importance.loss if taken.importance else 0.0
+        if math.isnan(taken.score) or math.isnan(loss):
+            logger.warning(
+                "headdynamics: update %d has loss %g and %s %g; NaN is recorded as missing. Mostly it means that training "
+                "diverged, or that a metric is undefined on these few examples",
+                *(taken.update, loss, self.run.metric, taken.score),
+            )
 
     def _record(self, taken: Snapshot) -> None:
         for recorder in self.recorders:
