@@ -88,6 +88,10 @@ def _scaled(context: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
 def _gated(heads: Heads, gates: list[Gate]) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(slow_paths())
+        for layer in {id(block.parent): block.parent for block in heads.blocks}.values():
+            if hasattr(layer, "can_use_fastpath"):  # fairseq 0.12.2: a fused layer of its own in eval mode
+                stack.callback(setattr, layer, "can_use_fastpath", layer.can_use_fastpath)
+                layer.can_use_fastpath = False
         for block, gate in zip(heads.blocks, gates, strict=True):
             if block.functional:  # an interrupt in the middle of a forward runs no hook that would undo the swap
                 stack.callback(block.module._modules.__setitem__, "out_proj", block.projection)

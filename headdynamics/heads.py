@@ -52,6 +52,7 @@ class Attention:
     kind: str  # encoder | decoder | cross
     layer: int  # ordinal within its stack and kind
     functional: bool  # W_O's weight is used without a call; its input is then [T, B, E]
+    parent: nn.Module | None = None  # the layer around it
 
     @property
     def batch_axis(self) -> int:
@@ -144,6 +145,9 @@ def _candidates(model: nn.Module) -> tuple[list[Attention], list[tuple[str, str]
             continue
         functional = any(f"{c.__module__}.{c.__qualname__}" in FUNCTIONAL for c in type(module).__mro__)
         projection = _projection(modules, name, module)
+        parent = modules.get(name.rpartition(".")[0])
+        if projection is None and any(_is_attention(m) for m in module.modules() if m is not module):
+            continue  # a layer that keeps fused copies of its attention's weights (fairseq 0.12.2)
         if projection is None:
             why = f"{type(module).__name__} has no output projection with a 2-D weight that we can name"
             unread.append((name, why))
@@ -155,8 +159,8 @@ def _candidates(model: nn.Module) -> tuple[list[Attention], list[tuple[str, str]
         if why:
             unread.append((name, why))
         else:
-            kind = _kind(model, modules.get(name.rpartition(".")[0]), name, module)
-            found.append(Attention(name, module, projection, count, kind, 0, functional))
+            kind = _kind(model, parent, name, module)
+            found.append(Attention(name, module, projection, count, kind, 0, functional, parent))
     return found, unread
 
 
@@ -236,7 +240,7 @@ def _kind(model: nn.Module, parent: nn.Module | None, name: str, module: nn.Modu
 def _settle_kinds(model: nn.Module, heads: Heads, batch: Mapping[str, Any]) -> Heads:
     """Blocks called encoder are decoders if the last token cannot change the first position's context."""
     ids = batch.get("input_ids")
-    asked = [b for b in heads.blocks if b.kind == "encoder" and "encoder" not in b.name.lower().split(".")]
+    asked = [b for b in heads.blocks if b.kind == "encoder"]  # CLIP's causal text stack is called an encoder, too
     if not asked or not isinstance(ids, torch.Tensor) or ids.dim() != 2 or ids.shape[1] < 2:
         return heads
     ids = ids[:1, : min(8, ids.shape[1])]

@@ -155,8 +155,8 @@ class Observer:
         loss = taken.importance.loss if taken.importance else 0.0
         if math.isnan(taken.score) or math.isnan(loss):
             logger.warning(
-                "headdynamics: update %d has loss %g and %s %g; NaN is recorded as missing. Mostly it means that training "
-                "diverged, or that a metric is undefined on these few examples",
+                "headdynamics: update %d has loss %g and %s %g; NaN is recorded as missing. Mostly it means that "
+                "training diverged, or that a metric is undefined on these few examples",
                 *(taken.update, loss, self.run.metric, taken.score),
             )
 

@@ -53,28 +53,29 @@ class TensorBoardRecorder:
 
     def write(self, snapshot: Snapshot) -> None:
         """See `Recorder`; a snapshot that failed has nothing to show."""
-        if self._run is None or snapshot.importance is None:
+        run = self._run
+        if run is None or snapshot.importance is None:
             return
         before = self._taken[-1].importance if self._taken else None
         self._taken.append(snapshot)
-        for tag, value in scalars(self._run, snapshot):
+        for tag, value in scalars(run, snapshot):
             self._writer.add_scalar(tag, value, snapshot.update)
         if before is not None:
             from scipy.stats import spearmanr
 
             agreement = spearmanr(before.mean, snapshot.importance.mean).statistic
             self._writer.add_scalar("stability/with_previous", agreement, snapshot.update)
-        self._images(snapshot)
+        self._images(run, snapshot)
         self._writer.flush()
 
-    def _images(self, snapshot: Snapshot) -> None:
+    def _images(self, run: Run, snapshot: Snapshot) -> None:
         try:
             from ..analysis import figures  # pure drawing on arrays; needs matplotlib
         except ImportError as error:
             if len(self._taken) == 1:
                 logger.warning("headdynamics: TensorBoard gets numbers but no images: %s", error)
             return
-        for tag, figure in images(figures, self._run, self._taken):
+        for tag, figure in images(figures, run, self._taken):
             self._writer.add_figure(tag, figure, snapshot.update)
 
     def close(self) -> None:
