@@ -88,7 +88,8 @@ def _scaled(context: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
 def _gated(heads: Heads, gates: list[Gate]) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(slow_paths())
-        for layer in {id(block.parent): block.parent for block in heads.blocks}.values():
+        layers: dict[int, Any] = {id(block.parent): block.parent for block in heads.blocks}
+        for layer in layers.values():
             if hasattr(layer, "can_use_fastpath"):  # fairseq 0.12.2: a fused layer of its own in eval mode
                 stack.callback(setattr, layer, "can_use_fastpath", layer.can_use_fastpath)
                 layer.can_use_fastpath = False

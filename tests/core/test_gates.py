@@ -174,8 +174,8 @@ def test_a_mask_that_requires_grad_gets_it(case):
 
 @pytest.mark.parametrize("shape", [(7,), (3, 7), (), (2, 2, 8)])
 def test_a_mask_of_another_shape_is_refused(shape):
-    model = CASES["bert"].build()
-    with pytest.raises(ValueError, match=r"needs \[8\] or \[B, 8\]"), hd.masked(hd.find_heads(model), torch.ones(shape)):
+    heads = hd.find_heads(CASES["bert"].build())
+    with pytest.raises(ValueError, match=r"needs \[8\] or \[B, 8\]"), hd.masked(heads, torch.ones(shape)):
         pass
 
 
@@ -209,6 +209,10 @@ def boom(*_, **__):
     raise Boom
 
 
+def ungated(heads):
+    return hd.masked(heads, [1.0] * len(heads))
+
+
 def interrupted(case, model, heads, context, where, monkeypatch):
     """Enter `context`, run the model and raise at `where`."""
     spots = {"attention": heads.blocks[-1].module, "W_O": model.get_submodule(case.outputs[-1][0])}
@@ -221,7 +225,7 @@ def interrupted(case, model, heads, context, where, monkeypatch):
             boom()
 
 
-@pytest.mark.parametrize("gates", [taped, lambda heads: hd.masked(heads, [1] * len(heads))], ids=["taped", "masked"])
+@pytest.mark.parametrize("gates", [taped, ungated], ids=["taped", "masked"])
 @pytest.mark.parametrize("where", ["nowhere", "body", "attention", "W_O"])
 @ALL
 def test_nothing_is_left_behind(case, where, gates, monkeypatch):

@@ -20,7 +20,9 @@ ALL = pytest.mark.parametrize("case", CASES.values(), ids=str)
 def double(case):
     """The model and its batch in float64, and the relative tolerance that its float32 parts leave."""
     model = case.build().double()
-    batch = {k: v.double() if isinstance(v, torch.Tensor) and v.is_floating_point() else v for k, v in case.batch.items()}
+    batch = dict(case.batch)
+    if "pixel_values" in batch:
+        batch["pixel_values"] = batch["pixel_values"].double()
     return model, batch, 1e-9 if case.double else 1e-6
 
 
@@ -133,7 +135,7 @@ def test_tokens_against_brute_force(case):
 def test_finite_differences_of_the_gate(case):
     """Where a part computes in float32, a wider step and what it leaves."""
     model, batch, _ = double(case)
-    step, tolerance = (1e-5, 1e-6) if case.double else (1e-2, 5e-3)
+    step, tolerance = (1e-5, 1e-6) if case.double else (1e-3, 5e-3)
     heads = hd.find_heads(model)
     signed = hd.importance(model, [batch], case.loss).signed
     for head in (0, 3, len(heads) - 2):
