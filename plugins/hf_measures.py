@@ -1,0 +1,230 @@
+"""What the Hugging Face plugin measures with: examples drawn once, and scores by the Trainer's own evaluation."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import inspect
+import itertools
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.data_loader import DataLoaderStateMixin
+from accelerate.state import GradientState
+from torch import nn
+from transformers import Trainer
+from transformers.trainer_pt_utils import EvalLoopContainer
+from transformers.trainer_utils import EvalPrediction, RemoveColumnsCollator
+from transformers.utils import find_labels as label_names
+
+from headdynamics.losses import NoLabelsError, find_labels
+from headdynamics.scores import Score, accuracy, mean_loss, perplexity
+
+Metrics = Callable[[EvalPrediction], Mapping[str, float]]
+LOWER_IS_BETTER = ("loss", "perplexity", "error", "wer", "cer", "ter", "mse", "rmse", "mae")
+
+
+class Examples(DataLoaderStateMixin):
+    """Batches of at most `size` examples of a dataset, drawn by seed and collated once: the same at every visit.
+
+    Once, because a collator may draw (masked language models) or count. The Trainer's evaluation loop takes
+    this for one of accelerate's dataloaders, and drops from the mean loss what the last batch lacks.
+    """
+
+    _drop_last = False
+
+    def __init__(
+        self,
+        dataset: Any,
+        collate: Callable[[list[Any]], Mapping[str, Any]],
+        size: int,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.batch_size = self.total_batch_size = batch_size
+        self.device, self.gradient_state = device, GradientState()
+        with keeps_its_place(dataset), keeps_its_place(collate):
+            random.seed(seed)
+            np.random.seed(seed)
+            torch.manual_seed(seed)
+            self.dataset = drawn(dataset, size, seed)
+            parts = [self.dataset[i : i + batch_size] for i in range(0, len(self.dataset), batch_size)]
+            self.batches = [dict(collate(part)) for part in parts]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Batches on the model's device; fresh dicts, because the Trainer takes labels out of them."""
+        self.begin()
+        try:
+            for i, batch in enumerate(self.batches):
+                self.end_of_dataloader = i == len(self.batches) - 1
+                yield {k: v.to(self.device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+        finally:
+            self.end()
+
+
+def drawn(dataset: Any, size: int, seed: int) -> list[Any]:
+    """At most `size` examples, without replacement and in the dataset's order; the first ones of a stream."""
+    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+        return list(itertools.islice(dataset, size))
+    total = len(dataset)
+    indices = np.random.default_rng(seed).choice(total, size, replace=False) if size < total else np.arange(total)
+    return [dataset[int(i)] for i in np.sort(indices)]
+
+
+@contextlib.contextmanager
+def as_it_was(*objects: Any) -> Iterator[None]:
+    """Put back every attribute of these objects, whatever happens meanwhile."""
+    before = [(o, dict(vars(o))) for o in objects if hasattr(o, "__dict__")]
+    try:
+        yield
+    finally:
+        for o, attributes in before:
+            vars(o).clear()
+            vars(o).update(attributes)
+
+
+@contextlib.contextmanager
+def keeps_its_place(source: Any) -> Iterator[None]:
+    """A dataset or collator with random generators of its own goes on as if it had not been asked."""
+    parts = [source, getattr(source, "data_collator", None)]  # the Trainer's wrapper holds the real collator
+    streams = [v for part in parts for v in getattr(part, "__dict__", {}).values()]
+    torches = [(g, g.get_state()) for g in streams if isinstance(g, torch.Generator)]
+    numpys = [(g, copy.deepcopy(g.bit_generator.state)) for g in streams if isinstance(g, np.random.Generator)]
+    pythons = [(g, g.getstate()) for g in streams if isinstance(g, random.Random)]
+    try:
+        with as_it_was(*(part for part in parts if part is not None)):
+            yield
+    finally:
+        for g, state in torches:
+            g.set_state(state)
+        for g, state in numpys:
+            g.bit_generator.state = state
+        for g, state in pythons:
+            g.setstate(state)
+
+
+def kept_columns(model: nn.Module, collate: Callable[..., Any], labels: Sequence[str] | None) -> Callable[..., Any]:
+    """`collate` without the columns that the model's forward does not take, as the Trainer removes them."""
+    taken = [*inspect.signature(model.forward).parameters, "label", "label_ids"]
+    return RemoveColumnsCollator(collate, [*taken, *(labels or label_names(type(model)))])
+
+
+class MetricScore:
+    """One number of a user's `compute_metrics`, over predictions on the same examples each time.
+
+    With a trainer the predictions come from its own `evaluation_loop`, so its `prediction_step`,
+    `preprocess_logits_for_metrics` and generation settings hold, and `eval_loss` is its own to the last digit.
+    """
+
+    def __init__(
+        self, compute_metrics: Metrics | None, examples: Examples, args: Any, trainer: Trainer | None = None
+    ) -> None:
+        self.compute_metrics, self.examples, self.args, self.trainer = compute_metrics, examples, args, trainer
+        self.name, self.greater_is_better = "", True
+
+    def named(self, model: nn.Module, name: str | None) -> MetricScore:
+        """Learn by one evaluation which numbers there are, and settle on `name`.
+
+        Default: `args.metric_for_best_model` if it is there, else `accuracy`, else the first number, else the loss.
+
+        Raises:
+            ValueError: there is no such number; the message lists those there are.
+
+        """
+        found = self.measure(model)
+        best = str(getattr(self.args, "metric_for_best_model", None) or "").removeprefix("eval_")
+        others = [key for key in found if key != "loss"]
+        self.name = name.removeprefix("eval_") if name else next(
+            (key for key in (best, "accuracy", *others, "loss") if key in found), "nothing"
+        )
+        if self.name not in found:
+            there = ", ".join(found) or "no number"
+            raise ValueError(f"there is no score {self.name!r}; compute_metrics gives {there}")
+        told = self.args.greater_is_better if self.name == best else None
+        self.greater_is_better = not self.name.lower().endswith(LOWER_IS_BETTER) if told is None else bool(told)
+        return self
+
+    def __call__(self, model: nn.Module) -> float:
+        """The named number."""
+        found = self.measure(model)
+        if self.name not in found:
+            raise ValueError(f"compute_metrics gave no {self.name!r} this time; it gave {', '.join(found)}")
+        return found[self.name]
+
+    def measure(self, model: nn.Module) -> dict[str, float]:
+        """Every number that the evaluation gives, without the prefix `eval_`."""
+        found = self._own_loop(model) if self.trainer is None else self._trainers_loop(self.trainer)
+        plain = {key.removeprefix("eval_"): value for key, value in found.items() if np.ndim(value) == 0}
+        plain.pop("model_preparation_time", None)
+        return {key: float(v) for key, v in plain.items() if isinstance(v, (int, float, np.number, torch.Tensor))}
+
+    def _trainers_loop(self, trainer: Trainer) -> Mapping[str, float]:
+        with as_it_was(trainer, trainer.callback_handler, trainer.control, trainer.state):
+            trainer.callback_handler.callbacks = []  # no progress bar, no stopping: this is not their evaluation
+            trainer.optimizer = None  # the loop would put a schedule-free optimizer into eval mode
+            trainer.compute_metrics = self.compute_metrics
+            if hasattr(trainer, "_gen_kwargs") or getattr(trainer.args, "predict_with_generate", False):
+                trainer._gen_kwargs = generation(trainer.args)
+                trainer.gather_function = trainer.accelerator.gather
+            only_loss = True if self.compute_metrics is None else None
+            return trainer.evaluation_loop(self.examples, "headdynamics", prediction_loss_only=only_loss).metrics
+
+    def _own_loop(self, model: nn.Module) -> Mapping[str, float]:
+        predictions, labels, losses = (EvalLoopContainer(do_nested_concat=True, padding_index=-100) for _ in range(3))
+        names = self.args.label_names or label_names(type(model))
+        skipped = {"loss", *getattr(getattr(model, "config", None), "keys_to_ignore_at_inference", ["past_key_values"])}
+        with torch.no_grad():
+            for batch in self.examples:
+                output = model(**batch)
+                predictions.add(alone(tuple(v for k, v in output.items() if k not in skipped)))
+                labels.add(alone(tuple(batch[name] for name in names if name in batch)))
+                if output.get("loss") is not None:
+                    losses.add(output["loss"].repeat(len(next(iter(batch.values())))))  # weighs a short batch less
+        every = losses.get_arrays()
+        loss = {} if every is None else {"eval_loss": every.mean().item()}
+        assert self.compute_metrics is not None
+        return {**self.compute_metrics(EvalPrediction(predictions.get_arrays(), labels.get_arrays())), **loss}
+
+
+def alone(found: tuple[Any, ...]) -> Any:
+    """The only one, or all, as the Trainer hands predictions to `compute_metrics`."""
+    return found[0] if len(found) == 1 else found
+
+
+def generation(args: Any) -> dict[str, Any]:
+    """The settings with which Seq2SeqTrainer.evaluate generates."""
+    wanted = {"max_length": args.generation_max_length, "num_beams": args.generation_num_beams}
+    return {key: value for key, value in wanted.items() if value is not None}
+
+
+def own_score(name: str | None, model: nn.Module, examples: Examples, loss: Any) -> Score:
+    """Accuracy, loss or perplexity per example; by default accuracy where labels are classes of whole examples.
+
+    Raises:
+        ValueError: no such score.
+        NoLabelsError: the examples have no labels.
+
+    """
+    if name in (None, "accuracy"):
+        name = name or ("accuracy" if classifies(model, examples) else "loss")
+    made = {"accuracy": accuracy, "loss": lambda e: mean_loss(e, loss), "perplexity": perplexity}
+    if name.removeprefix("eval_") not in made:
+        raise ValueError(f"without compute_metrics there is no score {name!r}; there are {', '.join(made)}")
+    return made[name.removeprefix("eval_")](examples)
+
+
+def classifies(model: nn.Module, examples: Examples) -> bool:
+    """Whether the examples' labels are classes."""
+    batch = next(iter(examples), {})
+    try:
+        labels = find_labels(batch)
+    except NoLabelsError:
+        return False
+    return not labels.is_floating_point() and (labels.dim() == 1 or "TokenClassification" in type(model).__name__)

@@ -1,0 +1,197 @@
+"""From the options of the Hugging Face plugin and a Trainer's state to an Observer."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from transformers import Trainer
+
+from headdynamics.curve import TENTHS
+from headdynamics.heads import HeadsError, find_heads, unwrap
+from headdynamics.losses import Loss, cross_entropy, find_labels
+from headdynamics.observer import ORDERS, Observer, check_options
+from headdynamics.record import Recorder
+from headdynamics.record.tensorboard import TensorBoardRecorder
+from headdynamics.schedule import Schedule, either, parse, within_first_epoch
+from headdynamics.scores import Score
+
+from .hf_measures import Examples, Metrics, MetricScore, kept_columns, own_score
+
+logger = logging.getLogger("headdynamics")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user may choose.
+
+    every: "epoch", "log", a number of updates, a schedule function, or None: only at the end of training.
+    early: also at 1/8, 1/4 and 1/2 of the first epoch.
+    examples: how many examples I(h) is estimated from; drawn once by `seed`, all where there are fewer.
+    score_examples: the same for the score.
+    score: a `Score` or function of the model; or a name: a number of `compute_metrics`, or without it `accuracy`,
+        `loss` or `perplexity` per example, with error bars; `eval_loss` is the Trainer's own, to the last digit.
+        Default: with `compute_metrics` see `MetricScore.named`, without it `own_score`.
+    compute_metrics: as the Trainer's; `attach` takes the Trainer's own.
+    loss: `loss(model, batch) -> [B]`, for I(h); default: cross-entropy from logits and labels.
+    estimator, fractions, orders: see `Observer`.
+    batch_size: default: the Trainer's evaluation batch size.
+    eval_dataset: where the examples come from, or the name of one where the Trainer has several. Default: the
+        Trainer's evaluation data, which a callback sees only from the first evaluation on, and `attach` at once;
+        where there is none the training data, and the log says so.
+    data_collator: default: the one of the Trainer's dataloaders.
+    tensorboard: True for a folder `headdynamics` in the Trainer's own logging directory, or a directory.
+    save_weights: keep each snapshot's weights beside the run file, and name these instead of the checkpoint.
+    seed: of the draw.
+    strict: raise what otherwise is logged while training goes on.
+
+    Raises:
+        ValueError: an option makes no sense.
+
+    """
+
+    every: str | int | Schedule | None = "epoch"
+    early: bool = False
+    examples: int = 1000
+    score_examples: int = 1000
+    score: str | Score | Callable[[nn.Module], float] | None = None
+    compute_metrics: Metrics | None = None
+    loss: Loss | None = None
+    estimator: str = "example"
+    fractions: Sequence[float] = TENTHS
+    orders: Sequence[str] = ORDERS
+    batch_size: int | None = None
+    eval_dataset: Any = None
+    data_collator: Callable[[list[Any]], Any] | None = None
+    tensorboard: bool | str | os.PathLike[str] = True
+    save_weights: bool = False
+    seed: int = 0
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        check_options(self.estimator, self.fractions, self.orders)
+        parse(self.every)
+        if self.examples < 1 or self.score_examples < 1:
+            raise ValueError(f"examples={self.examples}, score_examples={self.score_examples}: give 1 or more")
+
+    def schedule(self, args: Any, state: Any, train_dataloader: Any) -> Schedule:
+        """When to look at this training."""
+        if not self.early:
+            return parse(self.every)
+        try:
+            updates = math.ceil(len(train_dataloader) / args.gradient_accumulation_steps)
+        except TypeError:  # a stream has no length: the whole training is its first epoch
+            updates = state.max_steps
+        return either(parse(self.every), within_first_epoch(updates))
+
+
+def check(model: nn.Module, args: Any) -> None:
+    """Complain before training about what no evaluation will cure.
+
+    Raises:
+        HeadsError: no heads can be read, or this process holds only a part of each.
+
+    """
+    stage = getattr(getattr(args, "deepspeed_plugin", None), "zero_stage", 0)
+    if args.world_size > 1 and (args.fsdp or stage == 3):
+        raise HeadsError("parameters are sharded (FSDP or ZeRO 3) and no process has a whole head")
+    find_heads(unwrap(model))
+
+
+def observe(
+    options: Options, path: str, args: Any, update: int, trainer: Trainer | None, seen: Mapping[str, Any]
+) -> Observer:
+    """An observer of the model in `seen`, what the Trainer shows its callbacks; call it inside `still`."""
+    model = unwrap(seen["model"])
+    dataset, collate, source = _data(options, args, model, trainer, seen)
+    device, size = next(model.parameters()).device, options.batch_size or args.eval_batch_size
+    batches = Examples(dataset, collate, options.examples, size, options.seed, device)
+    scored = Examples(dataset, collate, options.score_examples, size, options.seed + 1, device)
+    if options.loss is None and not any("start_positions" in batch for batch in batches.batches[:1]):
+        find_labels(next(iter(batches), {}))
+    loss = options.loss or cross_entropy
+    score = _score(options, args, model, scored, trainer)
+    settings = {
+        "source": source,
+        "examples": len(batches.dataset),
+        "score_examples": len(scored.dataset),
+        "seed": options.seed,
+        "batch_size": size,
+        "score": getattr(score, "name", getattr(score, "__name__", "score")),
+        "loss": getattr(loss, "__name__", type(loss).__name__),
+        "training_seed": args.seed,
+        "learning_rate": args.learning_rate,
+    }
+    return Observer(
+        model,
+        path,
+        batches=batches,
+        score=score,
+        loss=loss,
+        estimator=options.estimator,
+        fractions=options.fractions,
+        orders=options.orders,
+        recorders=_tensorboard(options, args, trainer),
+        settings=settings,
+        framework="transformers",
+        update=update,
+        strict=options.strict,
+    )
+
+
+def _data(
+    options: Options, args: Any, model: nn.Module, trainer: Trainer | None, seen: Mapping[str, Any]
+) -> tuple[Any, Callable[..., Any], str]:
+    """Dataset, collator and which data they are: ours, the Trainer's evaluation data, or its training data."""
+    dataset, loader, source = options.eval_dataset, seen.get("eval_dataloader"), "evaluation"
+    if trainer is not None and (dataset is None or isinstance(dataset, str)):
+        dataset = _chosen(trainer.eval_dataset, dataset)
+    if dataset is None:
+        if loader is None:
+            loader, source = seen["train_dataloader"], "training"
+            logger.warning("headdynamics finds no evaluation data and measures on training examples")
+        dataset = loader.dataset
+    dataset = dataset.dataset if type(dataset).__name__ == "IterableDatasetShard" else dataset
+    if trainer is not None:
+        collate = options.data_collator or trainer.data_collator
+        return dataset, trainer._get_collator_with_removed_columns(collate, "headdynamics"), source
+    collate = options.data_collator or (loader or seen["train_dataloader"]).collate_fn
+    return dataset, kept_columns(model, collate, args.label_names) if args.remove_unused_columns else collate, source
+
+
+def _chosen(datasets: Any, name: str | None) -> Any:
+    if not isinstance(datasets, dict):
+        return datasets
+    name = name or next(iter(datasets))
+    if name not in datasets:
+        raise ValueError(f"there is no evaluation data {name!r}; there is {', '.join(datasets)}")
+    logger.info("headdynamics measures on the evaluation data %r", name)
+    return datasets[name]
+
+
+def _score(options: Options, args: Any, model: nn.Module, examples: Examples, trainer: Trainer | None) -> Any:
+    metrics = options.compute_metrics or getattr(trainer, "compute_metrics", None)
+    alone = trainer if args.world_size == 1 else None  # the Trainer's loop gathers from every rank
+    if callable(options.score):
+        return options.score
+    if metrics is not None or (alone is not None and options.score == "eval_loss"):
+        return MetricScore(metrics, examples, args, alone).named(model, options.score)
+    return own_score(options.score, model, examples, options.loss or cross_entropy)
+
+
+def _tensorboard(options: Options, args: Any, trainer: Trainer | None) -> list[Recorder]:
+    if not options.tensorboard:
+        return []
+    if options.tensorboard is not True:
+        return [TensorBoardRecorder(options.tensorboard)]
+    callbacks = trainer.callback_handler.callbacks if trainer is not None else []
+    writers = [getattr(callback, "tb_writer", None) for callback in callbacks]
+    theirs = [writer.log_dir for writer in writers if hasattr(writer, "log_dir")]
+    told = os.getenv("TENSORBOARD_LOGGING_DIR") or getattr(args, "logging_dir", None)
+    place = theirs[0] if theirs else told or os.path.join(args.output_dir, "runs")
+    return [TensorBoardRecorder(os.path.join(place, "headdynamics"))]

@@ -1,0 +1,186 @@
+"""Hugging Face Trainer: one callback, or `attach(trainer)`.
+
+    optimizer step -> on_step_end  -> [evaluate -> on_evaluate] -> [save]
+    last of epoch  -> on_epoch_end -> [evaluate -> on_evaluate] -> [save]
+                      |                            |
+                      +- if it is time: here, or --+ here where an evaluation comes before the save
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from headdynamics.heads import unwrap
+from headdynamics.observer import Observer
+from headdynamics.record.tensorboard import retained
+from headdynamics.schedule import Moment, parse
+from headdynamics.snapshot import Snapshot
+from headdynamics.stillness import still
+from headdynamics.weights import save_weights
+
+from .hf_measures import as_it_was
+from .hf_setup import Options, check, observe
+
+logger = logging.getLogger("headdynamics")
+
+
+def attach(trainer: Trainer, path: str | os.PathLike[str] = "run.h5", **options: Any) -> HeadDynamicsCallback:
+    """Add a `HeadDynamicsCallback` that knows its trainer.
+
+    It takes evaluation data, collator, metrics and evaluation loop from the trainer, and shows the score and
+    what pruning leaves of it to the trainer's reporters (W&B, MLflow, ...) under `headdynamics/`. These numbers
+    are not added to `state.log_history`, which checkpoints hold.
+    """
+    callback = HeadDynamicsCallback(path, **options)
+    callback.trainer = trainer
+    trainer.add_callback(callback)
+    return callback
+
+
+class HeadDynamicsCallback(TrainerCallback):
+    """Measures head importance and the pruning curve while a Trainer trains; training does not notice.
+
+    `HeadDynamicsCallback("run.h5", every="epoch", examples=1000, score="accuracy", ...)`; see `Options` for all.
+
+    Only world process zero measures, on the unwrapped module, while other ranks wait for it at their next
+    collective. With `save_strategy="best"` no checkpoint is named: whether one follows is not known yet.
+
+    Raises:
+        ValueError: an option makes no sense.
+
+    """
+
+    def __init__(self, path: str | os.PathLike[str] = "run.h5", **options: Any) -> None:
+        self.path, self.options = str(path), Options(**options)
+        self.trainer: Trainer | None = None
+        self.observer: Observer | None = None
+        self._reset(0)
+
+    def _reset(self, update: int) -> None:
+        if self.observer is not None:
+            self.observer.close()
+        self.observer, self.schedule = None, parse(self.options.every)
+        self.off = False  # another rank measures, or attaching failed
+        self.due = False  # a measurement waits for the evaluation
+        self.began_at, self.last, self.saved = update, -1, -1  # updates
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **seen: Any) -> None:
+        """Attach; or wait for the first evaluation, where only that will show the evaluation data."""
+        self._reset(state.global_step)
+        self.off = not state.is_world_process_zero
+        waits = self.trainer is None and self.options.eval_dataset is None and args.eval_strategy != "no"
+        with self._forgiven(seen["model"]):
+            if self.off:
+                return
+            self.schedule = self.options.schedule(args, state, seen.get("train_dataloader"))
+            check(seen["model"], args)
+            if not waits:
+                self._attach(args, seen)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **seen: Any) -> None:
+        """Measure if it is time. An epoch's last step leaves it to the epoch's end, unless a save comes before."""
+        whole = float(state.epoch).is_integer()
+        may_save = control.should_save or (control.should_evaluate and args.save_strategy == "best")
+        if may_save or not whole:
+            self._look(args, state, control, seen, whole)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **seen: Any) -> None:
+        """Measure if it is time."""
+        self._look(args, state, control, seen, True)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **seen: Any) -> None:
+        """Measure what waited for the evaluation."""
+        if self.due:
+            self._snapshot(args, state, control, seen)
+
+    def on_save(self, args: Any, state: Any, control: Any, **seen: Any) -> None:
+        """Remember it, for a stop that becomes known only after the save."""
+        self.saved = state.global_step
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **seen: Any) -> None:
+        """One row at the end, whatever the schedule says."""
+        if self.last != state.global_step:
+            self._snapshot(args, state, control, seen, at_end=True)
+        if self.observer is not None:
+            self.observer.close()
+
+    def _look(self, args: Any, state: Any, control: Any, seen: Mapping[str, Any], end_of_epoch: bool) -> None:
+        moment = Moment(state.global_step, state.epoch, end_of_epoch)
+        if self.last == moment.update or not (control.should_training_stop or self.schedule(moment)):
+            return
+        self.due = control.should_evaluate
+        if not self.due:
+            self._snapshot(args, state, control, seen)
+
+    def _snapshot(self, args: Any, state: Any, control: Any, seen: Mapping[str, Any], at_end: bool = False) -> None:
+        self.due, self.last = False, state.global_step
+        if self.off:
+            return
+        with self._forgiven(seen["model"]):
+            if self.observer is None and seen.get("eval_dataloader") is None and not at_end:
+                logger.warning(
+                    "headdynamics skips update %d: a callback sees the evaluation data only from the first evaluation "
+                    "on; use headdynamics.attach(trainer), or give eval_dataset",
+                    state.global_step,
+                )
+                return
+            observer = self.observer or self._attach(args, seen)
+            if at_end and _has_row(observer.path, state.global_step):
+                return  # resumed, with nothing left to train
+            where = self._checkpoint(args, state, control, observer)
+            self._report(args, state, control, observer, observer.snapshot(state.global_step, state.epoch, where))
+
+    def _attach(self, args: Any, seen: Mapping[str, Any]) -> Observer:
+        self.observer = observe(self.options, self.path, args, self.began_at, self.trainer, seen)
+        logger.info("headdynamics watches %d heads; run file %s", len(self.observer.heads), self.observer.path)
+        return self.observer
+
+    def _checkpoint(self, args: Any, state: Any, control: Any, observer: Observer) -> str:
+        """The place that will hold these weights: ours, or the one that the Trainer is about to write."""
+        if self.options.save_weights:
+            return save_weights(observer.model, observer.path, state.global_step, self.options.strict)
+        if control.should_save or self.saved == state.global_step:
+            return os.path.join(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
+        return ""
+
+    def _report(self, args: Any, state: Any, control: Any, observer: Observer, taken: Snapshot) -> None:
+        """Show a handful of numbers to the Trainer's reporters, by their own event.
+
+        Not by `trainer.log`: that writes into the state that checkpoints hold, and may be overridden by one that
+        averages and clears what training has gathered.
+        """
+        if self.trainer is None or taken.importance is None:
+            return
+        logs = {"headdynamics/score": taken.score, "headdynamics/seconds": taken.seconds, "epoch": state.epoch}
+        for tag, value in retained(observer.run, taken.curves):
+            logs[f"headdynamics/{tag.replace('/', '_')}"] = value
+        with as_it_was(control, state):  # the event takes a pending log of the training loss for done
+            self.trainer.callback_handler.on_log(args, state, control, logs)
+
+    @contextlib.contextmanager
+    def _forgiven(self, model: torch.nn.Module) -> Iterator[None]:
+        """Stand still; unless strict, let no failure of ours reach training."""
+        with still(unwrap(model)):
+            try:
+                yield
+            except Exception as error:
+                if self.options.strict:
+                    raise
+                self.off = True
+                logger.error("headdynamics is off: %s. Training goes on without it.", str(error).rstrip("."))
+                logger.debug("why headdynamics is off", exc_info=True)
+
+
+def _has_row(path: str, update: int) -> bool:
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        return update in file["snapshot"][:]
