@@ -125,6 +125,20 @@ def test_layer_scales_alone_do_not_settle_within_layers(path):
     assert found["within layers"] == ("not settled", None)
 
 
+def test_a_lone_head_of_one_kind_is_alone_whatever_other_kinds_have_in_that_layer(path):
+    heads = (np.array(["encoder"] * 5 + ["decoder"]), np.array([0, 0, 0, 0, 0, 0]), np.array([0, 1, 2, 3, 4, 0]))
+    found = settle(run_of(path, np.tile(np.arange(1.0, 7), (6, 1)), noise=0.01, heads=heads))
+    assert found.views[1].heads == 5
+
+
+def test_nan_in_the_mean_alone_leaves_the_snapshot_out(path):
+    blocks = blocks_of([RANKING] * 8, 0.3)
+    mean = blocks.mean(1)
+    mean[3, 2] = np.nan
+    found = settle(load_run(write_run(path, blocks, HEADS, importance__mean=mean)))
+    assert len(found.update) == 7 and "update 1200" in found.notes[0]
+
+
 def test_a_lone_head_of_a_layer_does_not_count_within_layers(path):
     heads = (np.full(6, "encoder"), np.array([0, 0, 0, 0, 1, 2]), np.array([0, 1, 2, 3, 0, 0]))
     found = settle(run_of(path, np.tile(np.arange(1.0, 7), (6, 1)), noise=0.01, heads=heads))
