@@ -81,7 +81,9 @@ def agreement(
 
 
 def tau(importance: np.ndarray) -> np.ndarray:
-    """Kendall's tau-b of every snapshot's ranking with the last one's: ``[S, H]`` -> ``[S]``."""
+    """Kendall's tau-b of every snapshot's ranking with the last one's: ``[S, H]`` -> ``[S]``; NaN below two heads."""
+    if importance.shape[1] < 2:
+        return np.full(len(importance), np.nan)
     return np.array([stats.kendalltau(row, importance[-1]).statistic for row in importance], dtype=float)
 
 
