@@ -32,14 +32,18 @@ def cross_entropy(model: nn.Module, batch: Mapping[str, Any]) -> torch.Tensor:
         NoLabelsError: the batch has no labels.
 
     """
-    return per_example(model(**batch), batch, shifted=predicts_next(model))
+    output = model(**batch)
+    regression = getattr(getattr(model, "config", None), "problem_type", None) == "regression"
+    return per_example(output, batch, predicts_next(model), regression)
 
 
 def predicts_next(model: nn.Module) -> bool:
     """Whether a model's logits at t are for the label at t + 1 (a causal LM without an encoder)."""
     encoder_decoder = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
     name = type(model).__name__
-    return not encoder_decoder and ("CausalLM" in name or "LMHead" in name or "DoubleHeads" in name)
+    if encoder_decoder or "WithLMHead" in name:  # XLM and FlauBERT take labels that are already in place
+        return False
+    return "CausalLM" in name or "LMHead" in name or "DoubleHeads" in name
 
 
 def find_labels(batch: Mapping[str, Any]) -> torch.Tensor:
@@ -54,24 +58,36 @@ def find_labels(batch: Mapping[str, Any]) -> torch.Tensor:
     )
 
 
-def per_example(output: Any, batch: Mapping[str, Any], shifted: bool = False) -> torch.Tensor:
+def per_example(
+    output: Any, batch: Mapping[str, Any], shifted: bool = False, regression: bool = False
+) -> torch.Tensor:
     """Losses [B] from a model's output and its batch; see `cross_entropy`."""
     if "start_positions" in batch:
-        start = F.cross_entropy(_wide(output["start_logits"]), batch["start_positions"], reduction="none")
-        return (start + F.cross_entropy(_wide(output["end_logits"]), batch["end_positions"], reduction="none")) / 2
+        return (
+            _span(output["start_logits"], batch["start_positions"])
+            + _span(output["end_logits"], batch["end_positions"])
+        ) / 2
     labels = find_labels(batch)
     logits = _wide(output["logits"])
     labels = labels.to(logits.device)
-    if labels.is_floating_point():
-        loss = F.binary_cross_entropy_with_logits if labels.dim() == 2 and logits.shape[-1] > 1 else F.mse_loss
+    if labels.is_floating_point() or (labels.dim() == 1 and logits.shape[1:] == (1,)):
+        several = labels.dim() == 2 and logits.shape[-1] > 1 and not regression
+        loss = F.binary_cross_entropy_with_logits if several else F.mse_loss
         return loss(logits, labels.to(logits.dtype).reshape(logits.shape), reduction="none").flatten(1).mean(1)
     if labels.dim() == 1:
         return F.cross_entropy(logits, labels, reduction="none", ignore_index=IGNORED)
     if shifted:
-        logits, labels = logits[:, :-1], labels[:, 1:]
+        logits, labels = logits[..., :-1, :], labels[..., 1:]
     losses = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none", ignore_index=IGNORED)
     counted = (labels != IGNORED).flatten(1).sum(1).clamp(min=1)
     return losses.view(labels.shape).flatten(1).sum(1) / counted
+
+
+def _span(logits: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of one end of an answer; an answer cut off with its text counts for nothing, as in transformers."""
+    cut = logits.shape[1]
+    positions = positions.to(logits.device).reshape(len(logits)).clamp(0, cut)
+    return F.cross_entropy(_wide(logits), positions, reduction="none", ignore_index=cut)
 
 
 def _wide(logits: torch.Tensor) -> torch.Tensor:

@@ -180,8 +180,8 @@ def check_options(estimator: str, fractions: Sequence[float], orders: Sequence[s
     """ValueError where an option makes no sense, before any work."""
     if estimator not in ESTIMATORS:
         raise ValueError(f"unknown estimator {estimator!r}; there are {', '.join(ESTIMATORS)}")
-    if not fractions or list(fractions) != sorted(fractions) or fractions[0] < 0 or fractions[-1] > 1:
-        raise ValueError(f"fractions ascend from 0 to 1; these do not: {list(fractions)}")
+    if not fractions or list(fractions) != sorted(set(fractions)) or fractions[0] != 0 or fractions[-1] > 1:
+        raise ValueError(f"fractions begin with 0 (the unpruned score) and ascend to at most 1, not {list(fractions)}")
     for order in orders:
         if order != "importance" and not (order.startswith("random-") and order[7:].isdigit()):
             raise ValueError(f"unknown order {order!r}; there are importance and random-1, random-2, ...")

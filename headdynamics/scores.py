@@ -108,10 +108,12 @@ def perplexity(batches: Iterable[Any]) -> BatchScore:
 
 
 def _correct(model: nn.Module, batch: Any) -> np.ndarray:
-    labels, logits = find_labels(batch), model(**batch)["logits"]
+    labels = find_labels(batch).cpu()
+    if labels.is_floating_point():
+        raise ValueError("accuracy needs class labels, and these are real numbers: score with mean_loss instead")
+    named = model(**batch)["logits"].argmax(-1).cpu().reshape(labels.shape)
     if predicts_next(model):
-        logits, labels = logits[:, :-1], labels[:, 1:]
-    counted = labels != IGNORED
-    right = (logits.argmax(-1).cpu() == labels.cpu()) & counted.cpu()
-    rows = len(labels)
-    return np.stack([right.reshape(rows, -1).sum(1).numpy(), counted.cpu().reshape(rows, -1).sum(1).numpy()], 1)
+        named, labels = named[..., :-1], labels[..., 1:]
+    rows, counted = len(labels), labels != IGNORED
+    right = (named == labels) & counted
+    return np.stack([right.reshape(rows, -1).sum(1).numpy(), counted.reshape(rows, -1).sum(1).numpy()], 1)

@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -25,13 +26,18 @@ def signature(model: nn.Module, heads: Heads, batches: Iterable[Any], settings: 
         "heads": heads.table(),
         "data": fingerprint(batches),
     }
-    text = json.dumps(identity, sort_keys=True, default=str)
+    text = json.dumps(identity, sort_keys=True, default=_lasting)
     return {
         "settings": identity["settings"],
         "data": identity["data"],
         "hash": hashlib.sha256(text.encode()).hexdigest(),
         "versions": versions(),
     }
+
+
+def _lasting(value: Any) -> str:
+    """Text of a value that is the same in the next process: an address in memory is not."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", str(value))
 
 
 def versions() -> dict[str, str]:
@@ -51,7 +57,7 @@ def fingerprint(batches: Iterable[Any]) -> str:
 
     def feed(name: str, value: Any) -> None:
         if isinstance(value, Mapping) or hasattr(value, "items"):
-            for key, item in value.items():
+            for key, item in sorted(value.items(), key=lambda pair: str(pair[0])):
                 feed(f"{name}.{key}", item)
         elif isinstance(value, (list, tuple)):
             for i, item in enumerate(value):
@@ -60,7 +66,7 @@ def fingerprint(batches: Iterable[Any]) -> str:
             array = value.detach().cpu().float().numpy() if isinstance(value, torch.Tensor) else value
             digest.update(f"{name}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
         else:
-            digest.update(f"{name}={value}".encode())
+            digest.update(f"{name}={_lasting(value)}".encode())
 
     for i, batch in enumerate(batches):
         feed(str(i), batch)

@@ -23,7 +23,7 @@ def still(*models: nn.Module) -> Iterator[None]:
     modes = [(m, m.training) for m in modules]
     parameters = [p for model in models for p in model.parameters()]
     grads = [(p, p.grad) for p in parameters]
-    buffers = [(m, name, b, b.clone()) for m in modules for name, b in m.named_buffers(recurse=False)]
+    buffers = [(m, dict(m._buffers), [b if b is None else b.clone() for b in m._buffers.values()]) for m in modules]
     with _random_states(), _cudnn():
         try:
             for parameter in parameters:
@@ -36,12 +36,16 @@ def still(*models: nn.Module) -> Iterator[None]:
                 module.training = mode
             for parameter, grad in grads:
                 parameter.grad = grad
-            for module, name, buffer, before in buffers:
-                _restore(module, name, buffer, before)
+            for module, references, before in buffers:
+                module._buffers.clear()
+                module._buffers.update(references)
+                for buffer, value in zip(references.values(), before, strict=True):
+                    _restore(buffer, value)
 
 
-def _restore(module: nn.Module, name: str, buffer: torch.Tensor, before: torch.Tensor) -> None:
-    module._buffers[name] = buffer
+def _restore(buffer: torch.Tensor | None, before: torch.Tensor | None) -> None:
+    if buffer is None or before is None:
+        return
     same = buffer.shape == before.shape and torch.equal(buffer, before)
     if not same:  # an unchanged buffer is left alone: a write would bump its autograd version
         with torch.no_grad():

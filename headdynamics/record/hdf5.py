@@ -63,10 +63,14 @@ class HDF5Recorder:
 
     def write(self, snapshot: Snapshot) -> None:
         """Append one row, and those that an earlier failure left unwritten."""
-        self._unwritten.append(snapshot)
-        with self._rewritten() as file:
-            for waiting in self._unwritten:
-                _append(file, waiting)
+        waiting = [*self._unwritten, snapshot]
+        try:
+            with self._rewritten() as file:
+                for row in waiting:
+                    _append(file, row)
+        except RunFileError:
+            self._unwritten = waiting
+            raise
         self._unwritten = []
 
     def close(self) -> None:
@@ -107,7 +111,7 @@ class HDF5Recorder:
             with open(temporary, "rb+") as raw:
                 os.fsync(raw.fileno())
             os.replace(temporary, self.path)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # HDF5 reports a full disk as either
             why = f"cannot write {self.path}: {error}; rows so far are safe and this one is kept"
             raise RunFileError(why) from error
         finally:
@@ -145,7 +149,7 @@ def _h5py() -> Any:
 def _why_not_ours(path: Path, run: Run) -> str | None:
     if not path.exists():
         return None
-    if not os.access(path, os.W_OK):
+    if not os.access(path, os.W_OK) or not path.stat().st_mode & 0o222:  # root may write to what is protected
         return "it is read-only"
     try:
         with _h5py().File(path, "r") as file:

@@ -19,7 +19,7 @@ class MemoryRecorder:
 
     def write(self, snapshot: Snapshot) -> None:
         """See `Recorder`."""
-        self.snapshots.append(snapshot)
+        self.snapshots = [s for s in self.snapshots if s.update < snapshot.update] + [snapshot]
 
     def close(self) -> None:
         """See `Recorder`."""

@@ -94,26 +94,30 @@ def scalars(run: Run, snapshot: Snapshot) -> Iterator[tuple[str, float]]:
         here = heads.module == block.name
         yield f"importance_by_layer/{block.kind}-{block.layer}", float(found.mean[here].mean())
     yield "score/unpruned", snapshot.score
-    yield from retained(run, snapshot.curves)
+    yield from retained(run, snapshot)
 
 
-def relative(run: Run, curves: Mapping[str, Curve]) -> dict[str, list[np.ndarray]]:
-    """Curves [P] against the unpruned score, by family of orders: its share, or, where lower is better, the change."""
+def relative(curves: Mapping[str, Curve], share: bool) -> dict[str, np.ndarray]:
+    """Curves [D, P] of each family of D orders against the unpruned score: its `share`, or the difference."""
     families: dict[str, list[np.ndarray]] = {}
     for name, curve in curves.items():
         whole = curve.score[0]
-        share = run.greater_is_better and whole != 0
         families.setdefault(name.split("-")[0], []).append(curve.score / whole if share else curve.score - whole)
-    return families
+    return {family: np.stack(found) for family, found in families.items()}
 
 
-def retained(run: Run, curves: Mapping[str, Curve]) -> Iterator[tuple[str, float]]:
-    """What is left of the score at a few pruned fractions, as numbers to compare across snapshots and runs."""
-    for family, found in relative(run, curves).items():
+def retained(run: Run, snapshot: Snapshot) -> Iterator[tuple[str, float]]:
+    """What is left of the score at a few pruned fractions, as numbers to compare across snapshots and runs.
+
+    A share where higher is better (nothing where the unpruned score is no positive number), else the difference.
+    """
+    if run.greater_is_better and not snapshot.score > 0:
+        return
+    for family, found in relative(snapshot.curves, run.greater_is_better).items():
         for fraction in SHOWN:
             at = np.flatnonzero(np.isclose(run.fractions, fraction))
             if len(at):
-                yield f"retained/{family}_{round(fraction * 100)}", float(np.mean([c[at[0]] for c in found]))
+                yield f"retained/{family}_{round(fraction * 100)}", float(found[:, at[0]].mean())
 
 
 def images(figures: Any, run: Run, taken: Sequence[Snapshot]) -> Iterator[tuple[str, Any]]:
@@ -123,17 +127,19 @@ def images(figures: Any, run: Run, taken: Sequence[Snapshot]) -> Iterator[tuple[
     yield "heads/importance", figures.heads_figure(
         last.importance.mean, heads.kind, heads.layer, heads.number, title=f"I(h) at update {last.update}"
     )
-    curves = [relative(run, snapshot.curves) for snapshot in taken]
-    if "importance" in run.orders and len(run.fractions):
-        draws = [np.stack(list(c["random"])) for c in curves] if curves[0].get("random") else []
-        ratio = run.greater_is_better and all(snapshot.score != 0 for snapshot in taken)
-        yield "curve/figure_5", figures.curves_figure(
-            np.array(run.fractions),
-            np.stack([c["importance"][0] for c in curves]),
-            np.array([snapshot.epoch for snapshot in taken]),
-            np.stack([d.mean(0) for d in draws]) if draws else None,
-            np.stack([d.std(0) for d in draws]) if draws else None,
-            label=f"{run.metric} after pruning {'/' if ratio else 'minus'} unpruned {run.metric}",
-            title=run.model,
-            draws=len(draws[0]) if draws else 0,
-        )
+    share = run.greater_is_better and all(snapshot.score > 0 for snapshot in taken)  # one axis, one meaning
+    curves = [relative(snapshot.curves, share) for snapshot in taken]
+    if "importance" not in run.orders:
+        return
+    draws = np.stack([c["random"] for c in curves]) if "random" in curves[0] else None  # [S, D, P]
+    spread = draws is not None and draws.shape[1] > 1
+    yield "curve/figure_5", figures.curves_figure(
+        np.array(run.fractions),
+        np.stack([c["importance"][0] for c in curves]),
+        np.array([snapshot.epoch for snapshot in taken]),
+        None if draws is None else draws.mean(1),
+        draws.std(1, ddof=1) if draws is not None and spread else None,
+        label=f"{run.metric} after pruning {'/' if share else 'minus'} unpruned {run.metric}",
+        title=run.model,
+        draws=0 if draws is None else draws.shape[1],
+    )
