@@ -90,7 +90,8 @@ def _gated(heads: Heads, gates: list[Gate]) -> Iterator[None]:
         stack.enter_context(slow_paths())
         layers: dict[int, Any] = {id(block.parent): block.parent for block in heads.blocks}
         for layer in layers.values():
-            if layer is not None and hasattr(layer, "can_use_fastpath"):  # fairseq 0.12.2: a fused layer of its own in eval mode
+            # fairseq 0.12.2 has a fused layer of its own in eval mode
+            if layer is not None and hasattr(layer, "can_use_fastpath"):
                 stack.callback(setattr, layer, "can_use_fastpath", layer.can_use_fastpath)
                 layer.can_use_fastpath = False
         for block, gate in zip(heads.blocks, gates, strict=True):

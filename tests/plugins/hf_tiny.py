@@ -1,7 +1,11 @@
 """Tiny BERT and GPT-2 with random weights, data that can be learned, and a Trainer that notes what it trains on."""
 
+import itertools
+import os
 import random
 import sys
+import time
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -17,6 +21,9 @@ from transformers import (
     default_data_collator,
     set_seed,
 )
+
+from headdynamics.observer import Observer
+from headdynamics.record import hdf5
 
 FEW = {"examples": 12, "score_examples": 10, "fractions": (0, 0.5, 1), "orders": ("importance", "random-1")}
 QUIET = FEW | {"tensorboard": False, "strict": True}
@@ -131,7 +138,24 @@ def left(made):
     }
 
 
+def hang(where, nth, mark):
+    """Stop for good within the n-th snapshot, when it is measured or appended but not yet in place."""
+    owner, name = {"measure": (Observer, "_measure"), "write": (hdf5, "_append")}[where]
+    original, calls = getattr(owner, name), itertools.count(1)
+
+    def stuck(*args, **kwargs):
+        result = original(*args, **kwargs)
+        if next(calls) == int(nth):
+            Path(mark).touch()
+            time.sleep(600)
+        return result
+
+    setattr(owner, name, stuck)
+
+
 if __name__ == "__main__":  # a process of its own, to be killed: FOLDER RUN_FILE [CHECKPOINT]
     folder, path, *checkpoint = sys.argv[1:]
+    if "HD_TEST_HANG" in os.environ:
+        hang(*os.environ["HD_TEST_HANG"].split(":"))
     watched = HeadDynamicsCallback(path, eval_dataset=sentences(24, 2), data_collator=default_data_collator, **QUIET)
     trainer(folder, watched, num_train_epochs=4).train(resume_from_checkpoint=(checkpoint or [None])[0])

@@ -14,7 +14,6 @@ import h5py
 import numpy as np
 import pytest
 import torch
-
 from headdynamics.plugins.fairseq_trainer import allow_fairseq_checkpoints
 
 BLEU = [
