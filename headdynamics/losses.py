@@ -58,9 +58,7 @@ def find_labels(batch: Mapping[str, Any]) -> torch.Tensor:
     )
 
 
-def per_example(
-    output: Any, batch: Mapping[str, Any], shifted: bool = False, regression: bool = False
-) -> torch.Tensor:
+def per_example(output: Any, batch: Mapping[str, Any], shifted: bool = False, regression: bool = False) -> torch.Tensor:
     """Losses [B] from a model's output and its batch; see `cross_entropy`."""
     if "start_positions" in batch:
         return (
