@@ -266,3 +266,33 @@ def test_tensorboard_tags(resumed_runs):
     with h5py.File(folder / "watched/headdynamics.h5") as run:
         scores = dict(zip(run["snapshots/update"][:].tolist(), run["snapshots/score"][:], strict=True))
     assert {e.step: e.value for e in events.Scalars("score/unpruned")} == pytest.approx(scores, abs=1e-4)
+
+
+def test_no_attention_is_said(data, tmp_path):
+    """An LSTM has nothing to watch."""
+    words = """--arch lstm --encoder-embed-dim 8 --decoder-embed-dim 8 --encoder-hidden-size 8 --decoder-hidden-size 8
+     --decoder-out-embed-dim 8 --optimizer adam --criterion cross_entropy --max-tokens 250 --cpu --num-workers 0
+     --max-update 2 --decoder-attention 0""".split()
+    places = ["--save-dir", str(tmp_path / "run"), "--user-dir", tiny.USER_DIR]
+    log = tiny.run([sys.executable, "-m", "fairseq_cli.train", str(data), *words, *places])
+    assert "no attention heads found in LSTMModel" in log and "done training" in log
+    assert not (tmp_path / "run/headdynamics.h5").exists()
+
+
+def test_another_runs_file_is_left_alone_and_tensorboard_may_be_missing(data, tmp_path, monkeypatch):
+    """Other settings are another run: its file stays byte for byte. Without tensorboard the run file goes on."""
+    save = tmp_path / "run"
+    tiny.run(tiny.command(data, save, "--max-update", "2"))
+    before = (save / "headdynamics.h5").read_bytes()
+    (save / "checkpoint_last.pt").unlink()
+    missing = tmp_path / "missing/tensorboard"
+    missing.mkdir(parents=True)
+    (missing / "__init__.py").write_text("raise ImportError('no tensorboard here')\n")
+    monkeypatch.setitem(tiny.ENVIRONMENT, "PYTHONPATH", str(missing.parent))
+    log = tiny.run(tiny.command(data, save, "--max-update", "3", "--hd-examples", "12"))
+    assert "belongs to another run" in log and "headdynamics-2.h5" in log
+    assert "pip install headdynamics[tensorboard]" in log and "done training" in log
+    assert (save / "headdynamics.h5").read_bytes() == before
+    with h5py.File(save / "headdynamics-2.h5") as run:
+        assert run["snapshots/update"][:].tolist() == [3]
+        assert run["snapshots/n_importance"][:].tolist() == [12]
