@@ -87,10 +87,10 @@ class HeadDynamicsCallback(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **seen: Any) -> None:
         """Measure if it is time. An epoch's last step leaves it to the epoch's end, unless a save comes before."""
-        whole = float(state.epoch).is_integer()
+        last = float(state.epoch).is_integer() or control.should_epoch_stop or control.should_training_stop
         may_save = control.should_save or (control.should_evaluate and args.save_strategy == "best")
-        if may_save or not whole:
-            self._look(args, state, control, seen, whole)
+        if may_save or not last:
+            self._look(args, state, control, seen, last)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **seen: Any) -> None:
         """Measure if it is time."""
@@ -163,7 +163,12 @@ class HeadDynamicsCallback(TrainerCallback):
         for tag, value in retained(observer.run, taken.curves):
             logs[f"headdynamics/{tag.replace('/', '_')}"] = value
         with as_it_was(control, state):  # the event takes a pending log of the training loss for done
-            self.trainer.callback_handler.on_log(args, state, control, logs)
+            try:
+                self.trainer.callback_handler.on_log(args, state, control, logs)
+            except Exception as error:
+                if self.options.strict:
+                    raise
+                logger.error("headdynamics: a reporter failed at update %d: %s", state.global_step, error)
 
     @contextlib.contextmanager
     def _forgiven(self, model: torch.nn.Module) -> Iterator[None]:
