@@ -1,7 +1,7 @@
 """The run file: one HDF5 file a run, whole at every instant.
 
-Every write copies the file, appends to the copy, syncs it and renames it over the old one: a kill
-leaves the old file or the new one, and a reader never meets a half-written one.
+Every write appends to a copy in memory, writes that beside the file, syncs it and renames it over the old
+one: a kill leaves the old file or the new one, and a reader never meets a half-written one.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import datetime
 import json
 import logging
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -104,14 +103,18 @@ class HDF5Recorder:
     def _rewritten(self) -> Iterator[Any]:
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         try:
-            if self.path.exists():
-                shutil.copyfile(self.path, temporary)
-            with _h5py().File(temporary, "a", track_order=True) as file:
+            mode, order = ("r+", {}) if self.path.exists() else ("w", {"track_order": True})
+            # In memory: HDF5 cannot close a file on a full disk, and would keep the deleted one open for ever.
+            with _h5py().File(self.path, mode, driver="core", backing_store=False, **order) as file:
                 yield file
-            with open(temporary, "rb+") as raw:
+                file.flush()
+                image = file.id.get_file_image()
+            with open(temporary, "wb") as raw:
+                raw.write(image)
+                raw.flush()
                 os.fsync(raw.fileno())
             os.replace(temporary, self.path)
-        except (OSError, RuntimeError) as error:  # HDF5 reports a full disk as either
+        except OSError as error:
             why = f"cannot write {self.path}: {error}; rows so far are safe and this one is kept"
             raise RunFileError(why) from error
         finally:
