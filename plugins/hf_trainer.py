@@ -159,16 +159,16 @@ class HeadDynamicsCallback(TrainerCallback):
         """
         if self.trainer is None or taken.importance is None:
             return
-        logs = {"headdynamics/score": taken.score, "headdynamics/seconds": taken.seconds, "epoch": state.epoch}
-        for tag, value in retained(observer.run, taken.curves):
-            logs[f"headdynamics/{tag.replace('/', '_')}"] = value
-        with as_it_was(control, state):  # the event takes a pending log of the training loss for done
-            try:
+        try:
+            logs = {"headdynamics/score": taken.score, "headdynamics/seconds": taken.seconds, "epoch": state.epoch}
+            for tag, value in retained(observer.run, taken):
+                logs[f"headdynamics/{tag.replace('/', '_')}"] = value
+            with as_it_was(control, state):  # the event takes a pending log of the training loss for done
                 self.trainer.callback_handler.on_log(args, state, control, logs)
-            except Exception as error:
-                if self.options.strict:
-                    raise
-                logger.error("headdynamics: a reporter failed at update %d: %s", state.global_step, error)
+        except Exception as error:
+            if self.options.strict:
+                raise
+            logger.error("headdynamics: a reporter failed at update %d: %s", state.global_step, error)
 
     @contextlib.contextmanager
     def _forgiven(self, model: torch.nn.Module) -> Iterator[None]:
