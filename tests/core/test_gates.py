@@ -231,6 +231,7 @@ def interrupted(case, model, heads, context, where, monkeypatch):
 def test_nothing_is_left_behind(case, where, gates, monkeypatch):
     model = case.build()
     heads = hd.find_heads(model)
+    torch.backends.mha.set_fastpath_enabled(True)
     before = state(model)
     with contextlib.nullcontext() if where == "nowhere" else pytest.raises(Boom):
         interrupted(case, model, heads, gates(heads), where, monkeypatch)

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -256,35 +257,39 @@ def test_a_snapshot_of_another_model_does_not_stop_later_ones(tmp_path):
     assert rows(recorder.path) == [2]
 
 
-LIMITED = """
-import resource, signal, sys
-from runs import a_run, a_snapshot
-from headdynamics.record.hdf5 import HDF5Recorder
-from headdynamics.schema import RunFileError
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-recorder = HDF5Recorder(sys.argv[1])
-recorder.start(a_run(), 0)
-recorder.write(a_snapshot(1))
-size = recorder.path.stat().st_size
-resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, resource.RLIM_INFINITY))
-try:
-    recorder.write(a_snapshot(2))
-except RunFileError as error:
-    print("refused:", error)
-resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-if sys.argv[2] == "again":
-    recorder.write(a_snapshot(3))
-"""
+def forked(work):
+    """A child process that does `work` and never returns here: a new python would spend its time importing."""
+    pid = os.fork()
+    if not pid:
+        try:
+            work()
+        finally:
+            os._exit(1)
+    return pid
 
 
-@pytest.mark.parametrize("size", ["size // 2", "size - 1"])
-@pytest.mark.parametrize("again, left", [("again", [1, 2, 3]), ("stop", [1])])
-def test_a_limit_on_file_size(tmp_path, size, again, left):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(RUNS).parent), *sys.path])}
-    code = LIMITED.replace("LIMIT,", f"{size},")
-    words = [sys.executable, "-c", code, tmp_path / "run.h5", again]
-    done = subprocess.run(words, capture_output=True, text=True, env=environment)
-    assert "refused: cannot write" in done.stdout and done.returncode == 0, done.stderr
+def limited(path, short, again):
+    """Write one row, one under a limit on file size, and perhaps one after it; whether the second was refused."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    recorder, refused = HDF5Recorder(path), False
+    recorder.start(a_run(), 0)
+    recorder.write(a_snapshot(1))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size - short, resource.RLIM_INFINITY))
+    try:
+        recorder.write(a_snapshot(2))
+    except RunFileError as error:
+        refused = "rows so far are safe" in str(error)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    if again:
+        recorder.write(a_snapshot(3))
+    return refused
+
+
+@pytest.mark.parametrize("short", [1, 50_000])
+@pytest.mark.parametrize("again, left", [(True, [1, 2, 3]), (False, [1])])
+def test_a_limit_on_file_size(tmp_path, short, again, left):
+    pid = forked(lambda: os._exit(7 if limited(tmp_path / "run.h5", short, again) else 1))  # it is a process's limit
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
     assert rows(tmp_path / "run.h5") == left
 
 
@@ -325,9 +330,7 @@ def test_a_full_disk(small_disk):
 def killed(path, last, seconds):
     """A process that writes rows after `last` and is killed after its first row and some time: the rows it reported."""
     run, (reading, writing) = a_run(), os.pipe()
-    pid = os.fork()  # not a new python: that would spend its time importing
-    if not pid:
-        write_forever(path, run, last, writing)
+    pid = forked(lambda: write_forever(path, run, last, writing))
     os.close(writing)
     with os.fdopen(reading) as reports:
         first = reports.readline()
