@@ -38,7 +38,6 @@ TRAINING = {
     "--max-tokens": "2000",
     "--num-workers": "0",
     "--seed": "1",
-    "--log-format": "simple",
     "--log-interval": "100",
 }
 SWITCHES = ["--cpu", "--encoder-normalize-before", "--decoder-normalize-before", "--share-all-embeddings"]
@@ -49,6 +48,7 @@ def command(binarised: Path, save_dir: Path, options: argparse.Namespace) -> lis
     """The whole fairseq-train command line, as a list of words."""
     settings = {"--source-lang": "de", "--target-lang": "en", **MODEL, **TRAINING}
     settings |= {"--max-epoch": options.epochs, "--save-dir": str(save_dir)}
+    settings["--log-format"] = "tqdm" if sys.stderr.isatty() else "simple"  # a progress bar, where it can be seen
     if not options.hd_off:
         settings |= {
             "--user-dir": "headdynamics",
