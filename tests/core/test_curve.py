@@ -18,6 +18,7 @@ def test_pruned_count():
     assert [pruned_count(36, f) for f in hd.TENTHS] == [0, 4, 8, 11, 15, 18, 22, 26, 29, 33, 36]
     assert [pruned_count(144, f) for f in hd.TENTHS] == [0, 15, 29, 44, 58, 72, 87, 101, 116, 130, 144]
     assert pruned_count(30, 0.1) == 3 and pruned_count(3, np.float64(0.7)) == 3 and pruned_count(7, 0.01) == 1
+    assert 100 * 0.07 > 7 and pruned_count(100, 0.07) == 7 and pruned_count(100, 0.55) == 55  # exact, not in floats
     for wrong in (-0.1, 1.01):
         with pytest.raises(ValueError, match="lies between 0 and 1"):
             pruned_count(10, wrong)

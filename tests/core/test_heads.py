@@ -54,6 +54,12 @@ class Attention(nn.Module):
             self.num_heads = heads
 
 
+def test_flags_tell_the_kind():
+    model = nn.ModuleList(Attention(4) for _ in range(4))
+    model[1].is_cross_attention, model[2].is_causal, model[3].is_decoder = True, True, True
+    assert hd.find_heads(model).kind[::4].tolist() == ["encoder", "cross", "decoder", "decoder"]
+
+
 def test_attention_without_a_head_count_is_named():
     model = nn.ModuleDict({"known": Attention(4), "unknown": Attention()})
     with pytest.warns(UserWarning, match="leaves out unknown: the head count of Attention cannot be known"):

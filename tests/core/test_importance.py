@@ -131,6 +131,23 @@ def test_tokens_against_brute_force(case):
         close(found.stderr[head], error, tolerance)
 
 
+def test_padding_is_no_token_even_if_the_loss_reads_it():
+    case = CASES["bart"]
+    model, batch, _ = double(case)
+
+    def loss(model, batch):
+        return model(**batch).encoder_last_hidden_state.pow(2).sum((1, 2))
+
+    with tapped([model.get_submodule(path).weight for path, _, _ in case.outputs[:2]]) as inputs:
+        loss(model, batch).sum().backward()
+    found = hd.importance(model, [batch], loss, estimator="token").mean[:8]
+    for i in (0, 1):
+        size = (inputs[i] * inputs[i].grad).detach().reshape(3, 6, 4, 4).sum(-1).abs()
+        assert (size[1, 4:] > 0).any()  # the padding of the second example
+        expected = (size[0].sum(0) + size[1, :4].sum(0) + size[2, :5].sum(0)) / 15
+        close(found[4 * i : 4 * i + 4], expected.numpy(), 1e-9)
+
+
 @ALL
 def test_finite_differences_of_the_gate(case):
     """Where a part computes in float32, a wider step and what it leaves."""
