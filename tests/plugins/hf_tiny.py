@@ -25,6 +25,7 @@ from transformers import (
 from headdynamics.observer import Observer
 from headdynamics.record import hdf5
 
+torch.set_num_threads(1)  # tiny matrices: threads would only wait for each other
 FEW = {"examples": 12, "score_examples": 10, "fractions": (0, 0.5, 1), "orders": ("importance", "random-1")}
 QUIET = FEW | {"tensorboard": False, "strict": True}
 

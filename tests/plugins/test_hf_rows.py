@@ -75,6 +75,16 @@ def test_a_stop_that_is_known_only_after_the_evaluation_has_its_row(tmp_path):
     assert rows["checkpoint"][1] == str(tmp_path / "out/checkpoint-6")
 
 
+def test_the_last_row_is_of_the_last_weights_not_of_the_best(tmp_path):
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "greater_is_better": True}
+    loaded = watched("attach", tmp_path / "best", tmp_path / "best.h5", {"every": None}, **best)
+    loaded.train()
+    assert loaded.state.best_global_step == 5
+    watched("attach", tmp_path / "last", tmp_path / "last.h5", {"every": None}).train()
+    assert tiny.rows(tmp_path / "best.h5")["update"] == [10]
+    assert np.array_equal(tiny.rows(tmp_path / "best.h5")["seen"], tiny.rows(tmp_path / "last.h5")["seen"])
+
+
 def test_a_callback_alone_waits_for_the_first_evaluation_and_says_so(tmp_path, caplog):
     watched("callback", tmp_path / "out", tmp_path / "run.h5", {"every": 3}).train()
     assert tiny.rows(tmp_path / "run.h5")["update"] == [6, 9, 10]

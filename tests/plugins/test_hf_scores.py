@@ -8,8 +8,15 @@ import numpy as np
 import pytest
 import torch
 from headdynamics.plugins.hf_measures import Examples, drawn
-from hf_tiny import QUIET, HeadDynamicsCallback
-from transformers import TrainerCallback, default_data_collator
+from hf_tiny import QUIET, HeadDynamicsCallback, attach
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    TrainerCallback,
+    default_data_collator,
+)
 
 WHOLE = QUIET | {"score_examples": 1000}
 
@@ -118,6 +125,47 @@ def test_one_of_several_evaluation_sets_by_name(tmp_path):
     with h5py.File(path) as file:
         assert json.loads(file.attrs["signature"])["settings"]["score_examples"] == 9
     assert tiny.rows(path)["update"] == [5, 10]
+
+
+def test_generated_text_is_scored_as_the_trainer_scores_it(tmp_path):
+    tiny.set_seed(4)
+    sizes = {"encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8, "vocab_size": 20}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "d_model": 8, "max_position_embeddings": 16}
+    ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+    model = BartForConditionalGeneration(BartConfig(**sizes, **heads, **ids))
+
+    def mean_token(prediction):
+        return {"mean": float(prediction.predictions.mean())}
+
+    kept, path = Evaluations(), tmp_path / "run.h5"
+    words = {"predict_with_generate": True, "generation_max_length": 7, "generation_num_beams": 2}
+    args = Seq2SeqTrainingArguments(
+        str(tmp_path / "out"), eval_strategy="epoch", num_train_epochs=2, report_to="none", use_cpu=True, **words
+    )
+    data = [{k: v for k, v in row.items() if k != "unused"} for row in tiny.sentences(18, 2, lm=True)]
+    trainer = Seq2SeqTrainer(
+        model, args, default_data_collator, data, data, compute_metrics=mean_token, callbacks=[kept]
+    )
+    attach(trainer, path, **WHOLE, score="mean")
+    trainer.train()
+    assert tiny.rows(path)["score"] == [m["eval_mean"] for m in kept.metrics]
+
+
+def test_metrics_by_batch_are_the_trainers_own(tmp_path):
+    right = []
+
+    def counted(prediction, compute_result):
+        right.append((prediction.predictions.argmax(-1) == prediction.label_ids).float().sum().item())
+        if compute_result:
+            total = sum(right)
+            right.clear()
+            return {"accuracy": total}
+        return {}
+
+    path, kept = tmp_path / "run.h5", Evaluations()
+    watch = ("attach", path, WHOLE)
+    tiny.trainer(tmp_path / "out", watch, callbacks=[kept], metrics=counted, batch_eval_metrics=True).train()
+    assert tiny.rows(path)["score"] == [m["eval_accuracy"] for m in kept.metrics]
 
 
 def test_examples_for_the_models_signature_only():
