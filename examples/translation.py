@@ -117,7 +117,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--hd-every", default="100", help="updates between snapshots (default: %(default)s)")
     parser.add_argument("--hd-examples", default="200", help="sentences for I(h) (default: %(default)s)")
     parser.add_argument("--hd-score", default="bleu", help="bleu, or loss: faster (default: %(default)s)")
-    parser.add_argument("--hd-score-examples", default="150", help="sentences for the curve (default: %(default)s)")
+    parser.add_argument("--hd-score-examples", default="120", help="sentences for the curve (default: %(default)s)")
     parser.add_argument("--hd-fractions", default="0,0.2,0.4,0.6,0.8", help="default: %(default)s")
     parser.add_argument("--hd-orders", default="importance,random-1", help="default: %(default)s")
     parser.add_argument("--hd-off", action="store_true", help="train without the instrument")
