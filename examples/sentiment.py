@@ -88,9 +88,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=data.data_folder(), metavar="DIR", help="default: %(default)s")
     parser.add_argument("--save-dir", type=Path, default=Path("runs/sentiment"), metavar="DIR")
     parser.add_argument("--epochs", type=float, default=1)
-    parser.add_argument("--hd-every", type=int, default=20, help="updates between snapshots (default: %(default)s)")
+    parser.add_argument("--hd-every", type=int, default=25, help="updates between snapshots (default: %(default)s)")
     parser.add_argument("--hd-examples", type=int, default=200, help="for I(h) (default: %(default)s)")
-    parser.add_argument("--hd-score-examples", type=int, default=150, help="for the curve (default: %(default)s)")
+    parser.add_argument("--hd-score-examples", type=int, default=130, help="for the curve (default: %(default)s)")
     parser.add_argument("--hd-off", action="store_true", help="train without the instrument")
     return parser.parse_args()
 
