@@ -6,6 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
+from headdynamics.plugins.fairseq_trainer import allow_fairseq_checkpoints
+
 REPO = Path(__file__).resolve().parents[2]
 USER_DIR = str(REPO / "headdynamics")
 PLAIN = str(Path(__file__).parent / "plain_user_dir")  # without the instrument
@@ -16,6 +19,14 @@ MODEL = """--arch transformer --encoder-layers 2 --decoder-layers 2 --encoder-em
  label_smoothed_cross_entropy --label-smoothing 0.1 --max-tokens 250 --cpu --seed 3 --num-workers 0
  --log-format json --log-interval 1 --no-progress-bar""".split()
 FEW = ["--hd-examples", "30", "--hd-score-examples", "20", "--hd-fractions", "0,0.5,1"]
+
+
+BLEU = [
+    "--eval-bleu",
+    "--eval-bleu-args",
+    '{"beam": 2, "max_len_a": 1.0, "max_len_b": 4}',
+    "--eval-tokenized-bleu",
+]
 
 
 def make_data(folder: Path) -> Path:
@@ -44,3 +55,9 @@ def run(words: list[str], cwd: Path | None = None, check: bool = True) -> str:
     text = done.stdout + done.stderr
     assert not check or done.returncode == 0, text[-6000:]
     return text
+
+
+def checkpoint(save: Path, name: str = "checkpoint_last.pt") -> dict:
+    """A checkpoint of a run, read by torch's safe loader."""
+    allow_fairseq_checkpoints()
+    return torch.load(save / name, map_location="cpu", weights_only=True)
