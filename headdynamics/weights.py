@@ -22,7 +22,7 @@ def save_weights(model: nn.Module, run_file: str | os.PathLike[str], update: int
         path.parent.mkdir(parents=True, exist_ok=True)
         save_model(model, str(temporary))
         os.replace(temporary, path)
-    except (ImportError, OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # safetensors raises its own; none may reach training
         if strict:
             raise
         cure = "pip install safetensors" if isinstance(error, ImportError) else "see the cause"

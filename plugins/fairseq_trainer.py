@@ -203,7 +203,7 @@ class FairseqWatch:
     def _checkpoint(self, moment: Moment) -> str:
         """The file that will hold these weights: ours, or the one that the trainer is about to write."""
         if self.options.hd_save_weights:
-            return save_weights(self.trainer.get_model(), self.file, moment.update, strict=self.options.hd_strict)
+            return save_weights(self.trainer.get_model(), self.observer.path, moment.update, self.options.hd_strict)
         saving, epoch = self.cfg.checkpoint, math.ceil(moment.epoch)
         if saving.no_save:
             return ""

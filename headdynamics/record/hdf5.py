@@ -180,7 +180,7 @@ def _dtype(name: str) -> Any:
 
 
 def _fill(dtype: str) -> Any:
-    return np.nan if dtype.startswith("float") else "" if dtype == "str" else 0
+    return np.nan if dtype.startswith("float") else None if dtype == "str" else 0
 
 
 def _create(file: Any, run: Run) -> None:
@@ -228,9 +228,7 @@ def _create_field(file: Any, name: str) -> None:
         max(1, min(1024, 8192 // int(np.prod(shape[1:]) or 1))) if limit is None else max(size, 1)
         for limit, size in zip(growing, shape, strict=True)
     )
-    field = file.create_dataset(
-        name, shape, _dtype(dtype), maxshape=growing, chunks=chunks, fillvalue=_fill(dtype) if dtype != "str" else None
-    )
+    field = file.create_dataset(name, shape, _dtype(dtype), maxshape=growing, chunks=chunks, fillvalue=_fill(dtype))
     for i, axis in enumerate(axes):
         field.dims[i].attach_scale(file[axis])
 
@@ -247,9 +245,8 @@ def _resize(file: Any, axis: str, size: int) -> None:
 
 def _truncate(file: Any, update: int) -> None:
     """Drop what a resume at `update` will do again."""
-    for axis, key in (("snapshot", "snapshot"), ("window", "window")):
-        updates = file[key][:]
-        _resize(file, axis, int(np.searchsorted(updates, update, side="right")))
+    for axis in ("snapshot", "window"):
+        _resize(file, axis, int(np.searchsorted(file[axis][:], update, side="right")))
 
 
 def _append(file: Any, snapshot: Snapshot) -> None:
