@@ -41,7 +41,7 @@ def accuracy(prediction) -> dict[str, float]:
     return {"accuracy": float(np.mean(prediction.predictions.argmax(-1) == prediction.label_ids))}
 
 
-def build_trainer(folder: Path, encoder: Path, run_dir: Path, epochs: float) -> Trainer:
+def build_trainer(folder: Path, encoder: Path, run_dir: Path, epochs: float, keep: bool = False) -> Trainer:
     """A plain Trainer: nothing here knows of headdynamics."""
     set_seed(1)  # before the model: its classifier starts from random weights
     tokenizer = AutoTokenizer.from_pretrained(encoder)
@@ -53,7 +53,7 @@ def build_trainer(folder: Path, encoder: Path, run_dir: Path, epochs: float) -> 
         learning_rate=5e-5,
         warmup_steps=50,
         eval_strategy="epoch",
-        save_strategy="no",
+        save_strategy="epoch" if keep else "no",
         logging_steps=50,
         report_to=[],
         disable_tqdm=not sys.stderr.isatty(),
@@ -88,6 +88,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=data.data_folder(), metavar="DIR", help="default: %(default)s")
     parser.add_argument("--save-dir", type=Path, default=Path("runs/sentiment"), metavar="DIR")
     parser.add_argument("--epochs", type=float, default=1)
+    parser.add_argument("--keep-checkpoints", action="store_true", help="keep a checkpoint of each epoch")
     parser.add_argument("--hd-every", type=int, default=25, help="updates between snapshots (default: %(default)s)")
     parser.add_argument("--hd-examples", type=int, default=200, help="for I(h) (default: %(default)s)")
     parser.add_argument("--hd-score-examples", type=int, default=130, help="for the curve (default: %(default)s)")

@@ -16,17 +16,7 @@ from pathlib import Path
 
 import data
 
-# 3 + 3 layers with 4 heads each: 12 encoder, 12 decoder and 12 cross-attention heads.
-LAYERS, WIDTH, HEADS = "3", "128", "4"
-SIDES = ("encoder", "decoder")
-MODEL = {
-    "--arch": "transformer",
-    **{f"--{side}-layers": LAYERS for side in SIDES},
-    **{f"--{side}-embed-dim": WIDTH for side in SIDES},
-    **{f"--{side}-ffn-embed-dim": "512" for side in SIDES},
-    **{f"--{side}-attention-heads": HEADS for side in SIDES},
-    "--dropout": "0.1",
-}
+WIDTH, INNER = "128", "512"
 TRAINING = {
     "--optimizer": "adam",
     "--adam-betas": "(0.9, 0.98)",
@@ -41,12 +31,18 @@ TRAINING = {
     "--log-interval": "100",
 }
 SWITCHES = ["--cpu", "--encoder-normalize-before", "--decoder-normalize-before", "--share-all-embeddings"]
-SWITCHES += ["--no-epoch-checkpoints"]
+
+
+def model(layers: str, heads: str) -> dict[str, str]:
+    """Options of a Transformer with `layers` + `layers` layers of `heads` heads: 3 and 4 make 36 heads in all."""
+    sizes = {"layers": layers, "embed-dim": WIDTH, "ffn-embed-dim": INNER, "attention-heads": heads}
+    sides = {f"--{side}-{name}": size for side in ("encoder", "decoder") for name, size in sizes.items()}
+    return {"--arch": "transformer", **sides, "--dropout": "0.1"}
 
 
 def command(binarised: Path, save_dir: Path, options: argparse.Namespace) -> list[str]:
     """The whole fairseq-train command line, as a list of words."""
-    settings = {"--source-lang": "de", "--target-lang": "en", **MODEL, **TRAINING}
+    settings = {"--source-lang": "de", "--target-lang": "en", **model(options.layers, options.heads), **TRAINING}
     settings |= {"--max-epoch": options.epochs, "--save-dir": str(save_dir)}
     settings["--log-format"] = "tqdm" if sys.stderr.isatty() else "simple"  # a progress bar, where it can be seen
     if not options.hd_off:
@@ -62,8 +58,9 @@ def command(binarised: Path, save_dir: Path, options: argparse.Namespace) -> lis
             "--eval-bleu-args": '{"beam": 1, "max_len_a": 1.2, "max_len_b": 10}',
             "--eval-bleu-remove-bpe": "sentencepiece",
         }
+    switches = [*SWITCHES, *([] if options.keep_checkpoints else ["--no-epoch-checkpoints"])]
     program = Path(sys.executable).with_name("fairseq-train")
-    return [str(program), str(binarised), *chain.from_iterable(settings.items()), *SWITCHES]
+    return [str(program), str(binarised), *chain.from_iterable(settings.items()), *switches]
 
 
 def train(binarised: Path, save_dir: Path, options: argparse.Namespace) -> None:
@@ -113,6 +110,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=data.data_folder(), metavar="DIR", help="default: %(default)s")
     parser.add_argument("--save-dir", type=Path, default=Path("runs/translation"), metavar="DIR")
     parser.add_argument("--epochs", default="3")
+    parser.add_argument("--layers", default="3", help="of the encoder and of the decoder (default: %(default)s)")
+    parser.add_argument("--heads", default="4", help="of each attention (default: %(default)s)")
+    parser.add_argument("--keep-checkpoints", action="store_true", help="keep a checkpoint of each epoch")
     parser.add_argument("--test-sentences", type=int, default=300)
     parser.add_argument("--hd-every", default="100", help="updates between snapshots (default: %(default)s)")
     parser.add_argument("--hd-examples", default="200", help="sentences for I(h) (default: %(default)s)")
