@@ -154,6 +154,11 @@ def test_own_weights_are_named_and_load(tmp_path):
     assert [Path(p).name for p in places] == ["update-000005.safetensors", "update-000010.safetensors"]
     assert Path(places[0]).parent == tmp_path / "run-weights"
     assert tiny.same(load_file(places[1]), dict(trainer.model.state_dict()))
+    before = load_file(places[0])
+    other = watched("attach", tmp_path / "out2", tmp_path / "run.h5", {"save_weights": True, "examples": 11})
+    other.train()  # another run writes run-2.h5, and its weights beside that
+    assert {Path(p).parent.name for p in tiny.rows(tmp_path / "run-2.h5")["checkpoint"]} == {"run-2-weights"}
+    assert tiny.same(load_file(places[0]), before)
 
 
 class Noting(TrainerCallback):
