@@ -9,6 +9,9 @@ example is s[b,h] = dL_b/dxi[h], the paper's Att_h(x)^T dL/dAtt_h(x). Every esti
 | token     | mean over non-pad (b, t) of abs(g)     |
 | batch     | mean over batches of abs(sum_b s[b,h]) |
 | signed    | mean over examples of s[b,h]           |
+| bertology | see `_bertology`: only to reproduce    |
+
+docs/estimators.md says which of them other tools compute, and on what conditions.
 """
 
 from __future__ import annotations
@@ -46,6 +49,7 @@ class Importance:
 
     `mean`, `stderr`, `signed`: [H]; `blocks`: [10, H], the estimate over each of ten disjoint blocks of
     the examples; `n`: examples; `loss`: their mean loss; `block`: [H], the attention block a head is in.
+    `stderr` and `blocks` are NaN for `bertology`, which is no mean over anything.
     """
 
     mean: np.ndarray
@@ -86,10 +90,8 @@ def importance(
         raise ValueError(f"unknown estimator {estimator!r}; there are {', '.join(ESTIMATORS)}")
     heads = heads or find_heads(model)
     found = sensitivity(model, heads, batches, loss or cross_entropy, positions or token_positions)
-    estimate = ESTIMATORS[estimator]
-    rows = np.arange(len(found.loss)) if estimator != "batch" else found.batch
-    mean, stderr = estimate(found)
-    blocks = np.stack([estimate(_subset(found, rows % BLOCKS == b))[0] for b in range(BLOCKS)])
+    mean, stderr = ESTIMATORS[estimator](found)
+    blocks = _blocks(found, estimator)
     return Importance(
         mean, stderr, found.signed.mean(0), blocks, len(found.loss), float(found.loss.mean()), estimator, heads.block
     )
@@ -147,6 +149,14 @@ def token_positions(batch: Any, kind: str) -> torch.Tensor | None:
     return None if mask is None or mask.dim() != 2 else mask.bool()
 
 
+def _blocks(found: Sensitivity, estimator: str) -> np.ndarray:
+    """[10, H]: the estimate over every tenth example (`batch`: batch); NaN where the order of the batches counts."""
+    if estimator == "bertology":
+        return np.full((BLOCKS, found.signed.shape[1]), np.nan)
+    rows = found.batch if estimator == "batch" else np.arange(len(found.loss))
+    return np.stack([ESTIMATORS[estimator](_subset(found, rows % BLOCKS == b))[0] for b in range(BLOCKS)])
+
+
 def _subset(found: Sensitivity, rows: np.ndarray) -> Sensitivity:
     columns = (found.signed, found.absolute, found.tokens, found.batch, found.loss)
     return Sensitivity(*(column[rows] for column in columns))
@@ -172,6 +182,18 @@ def _batch(found: Sensitivity) -> tuple[np.ndarray, np.ndarray]:
     return _mean_and_error(np.abs(np.array(sums).reshape(len(sums), found.signed.shape[1])))
 
 
+def _bertology(found: Sensitivity) -> tuple[np.ndarray, np.ndarray]:
+    """Sum over batches t of abs(sum over r <= t of g_r), over the tokens; g_r: a batch's mean of s, never zeroed.
+
+    Hugging Face's run_bertology.py read `head_mask.grad` after each batch and never cleared it, so early batches
+    count many times and the order of the batches matters: there is no error and there are no blocks.
+    """
+    gradients = np.array([found.signed[found.batch == b].mean(0) for b in np.unique(found.batch)])
+    total = found.tokens.sum(0)
+    mean = np.abs(gradients.cumsum(0)).sum(0) / np.where(total > 0, total, np.nan)
+    return mean, np.full_like(mean, np.nan)
+
+
 def _token(found: Sensitivity) -> tuple[np.ndarray, np.ndarray]:
     """A ratio of sums; its error is clustered by example, because an example's tokens are not independent."""
     n, total = len(found.loss), found.tokens.sum(0)
@@ -186,4 +208,5 @@ ESTIMATORS: dict[str, Callable[[Sensitivity], tuple[np.ndarray, np.ndarray]]] = 
     "token": _token,
     "batch": _batch,
     "signed": _signed,
+    "bertology": _bertology,
 }

@@ -22,7 +22,7 @@ class HeadDynamicsOptions:
     hd_subset: str = _option("valid", "data subset that both are drawn from")
     hd_score: str = _option("loss", "score of the curve: loss, nll_loss, ppl, bleu, or any value that the task reports")
     hd_fractions: str = _option("0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,1", "pruned fractions of the curve")
-    hd_estimator: str = _option("example", "I(h): example (Michel et al. 2019), token, batch, signed")
+    hd_estimator: str = _option("example", "I(h): example (Michel et al. 2019), token, batch, signed, bertology")
     hd_reduction: str = _option("mean", "an example's loss: mean or sum over its target tokens")
     hd_orders: str = _option("importance,random-1,random-2,random-3", "pruning orders of the curve")
     hd_file: str = _option("", "run file (default: SAVE_DIR/headdynamics.h5)")
