@@ -20,15 +20,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from headdynamics.observer import Observer
 from headdynamics.record import Recorder
 from headdynamics.schedule import Moment, either, parse, within_first_epoch
 from headdynamics.snapshot import Snapshot
 from headdynamics.stillness import still
 from headdynamics.weights import save_weights
 
-from .fairseq_measures import CriterionLoss, Examples, make_score, still_trainer, token_positions
+from .fairseq_measures import still_trainer
 from .fairseq_options import HeadDynamicsOptions, add_to_fairseq, own_user_dir, read
+from .fairseq_setup import observe
 
 logger = logging.getLogger("headdynamics")
 
@@ -120,7 +120,7 @@ class FairseqWatch:
         self.file = options.hd_file or os.path.join(cfg.checkpoint.save_dir, "headdynamics.h5")
         self.last = -1
         with still(trainer.get_model(), trainer.get_criterion()), still_trainer(trainer):
-            self.observer = self._observer()
+            self.observer = observe(options, trainer, self.file, trainer.get_num_updates(), self._tensorboard())
         kinds, counts = np.unique(self.observer.heads.kind, return_counts=True)
         logger.info(
             "headdynamics watches %d heads (%s); run file %s",
@@ -128,38 +128,6 @@ class FairseqWatch:
             ", ".join(f"{n} {kind}" for kind, n in zip(kinds, counts, strict=True)),
             self.observer.path,
         )
-
-    def _observer(self) -> Observer:
-        options, trainer = self.options, self.trainer
-        task = trainer.task
-        dictionary = getattr(task, "target_dictionary", None) or getattr(task, "source_dictionary", None)
-        pad = dictionary.pad() if dictionary is not None else None
-        batches = Examples(trainer, options.hd_subset, options.hd_examples, options.hd_seed)
-        scored = Examples(trainer, options.hd_subset, options.hd_score_examples, options.hd_seed + 1)
-        return Observer(
-            trainer.get_model(),
-            self.file,
-            batches=batches,
-            score=make_score(options.hd_score, trainer, scored, pad),
-            loss=CriterionLoss(trainer.get_criterion(), pad, options.hd_reduction),
-            estimator=options.hd_estimator,
-            fractions=_numbers(options.hd_fractions),
-            orders=options.hd_orders.split(","),
-            recorders=self._tensorboard(),
-            positions=token_positions(pad) if pad is not None else (lambda sample, kind: None),
-            still_too=[trainer.get_criterion()],
-            settings=self._settings(),
-            framework="fairseq",
-            update=trainer.get_num_updates(),
-            strict=options.hd_strict,
-        )
-
-    def _settings(self) -> dict[str, Any]:
-        names = "subset examples score_examples score reduction seed"
-        ours = {name: getattr(self.options, f"hd_{name}") for name in names.split()}
-        criterion = type(self.trainer.get_criterion()).__name__
-        task = type(self.trainer.task).__name__
-        return ours | {"criterion": criterion, "task": task, "training_seed": self.cfg.common.seed}
 
     def _tensorboard(self) -> list[Recorder]:
         place = self.options.hd_tensorboard
@@ -228,10 +196,3 @@ def summary(taken: Snapshot, metric: str) -> str:
             told = [(f, s) for f, s in zip(curve.fraction, curve.score, strict=True) if f in (0.2, 0.5)]
             points += [f"{name} order, {fraction:.0%} of heads gone: {score:.4g}" for fraction, score in told]
     return f"{where} | {' | '.join(points)} | {taken.seconds:.1f} s"
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise ValueError(f"--hd-fractions {text!r} is no list of numbers such as 0,0.2,0.5,1") from None

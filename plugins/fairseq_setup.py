@@ -1,0 +1,53 @@
+"""From our options and a fairseq Trainer to an Observer: one road for training and for backfill."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from headdynamics.observer import Observer
+from headdynamics.record import Recorder
+
+from .fairseq_measures import CriterionLoss, Examples, make_score, token_positions
+from .fairseq_options import HeadDynamicsOptions
+
+
+def observe(
+    options: HeadDynamicsOptions, trainer: Any, path: str, update: int | None, recorders: Sequence[Recorder] = ()
+) -> Observer:
+    """An observer of the trainer's model; call it inside `still` and `still_trainer`. `update`: see `Observer`."""
+    dictionary = getattr(trainer.task, "target_dictionary", None) or getattr(trainer.task, "source_dictionary", None)
+    pad = dictionary.pad() if dictionary is not None else None
+    batches = Examples(trainer, options.hd_subset, options.hd_examples, options.hd_seed)
+    scored = Examples(trainer, options.hd_subset, options.hd_score_examples, options.hd_seed + 1)
+    return Observer(
+        trainer.get_model(),
+        path,
+        batches=batches,
+        score=make_score(options.hd_score, trainer, scored, pad),
+        loss=CriterionLoss(trainer.get_criterion(), pad, options.hd_reduction),
+        estimator=options.hd_estimator,
+        fractions=_numbers(options.hd_fractions),
+        orders=options.hd_orders.split(","),
+        recorders=recorders,
+        positions=token_positions(pad) if pad is not None else (lambda sample, kind: None),
+        still_too=[trainer.get_criterion()],
+        settings=_settings(options, trainer),
+        framework="fairseq",
+        update=update,
+        strict=options.hd_strict,
+    )
+
+
+def _settings(options: HeadDynamicsOptions, trainer: Any) -> dict[str, Any]:
+    names = "subset examples score_examples score reduction seed"
+    ours = {name: getattr(options, f"hd_{name}") for name in names.split()}
+    criterion, task = type(trainer.get_criterion()).__name__, type(trainer.task).__name__
+    return ours | {"criterion": criterion, "task": task, "training_seed": trainer.cfg.common.seed}
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"--hd-fractions {text!r} is no list of numbers such as 0,0.2,0.5,1") from None
