@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 import numpy as np
@@ -19,12 +19,46 @@ TENTHS = tuple(i / 10 for i in range(11))
 
 @dataclass(frozen=True)
 class Curve:
-    """Score and bootstrap error at each pruned fraction; arrays [P]. `n`: examples, 0 where the score tells none."""
+    """Score and bootstrap error at each pruned fraction; arrays [P]. `n`: examples, 0 where the score tells none.
+
+    `resampled` float32 [200, P]: the same curve over resamples of the examples; empty where the score tells none. Every
+    curve of one score has the same resamples, so differences between curves are paired.
+    """
 
     fraction: np.ndarray
     score: np.ndarray
     stderr: np.ndarray
     n: int
+    resampled: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32), repr=False)
+
+    @property
+    def area(self) -> float:
+        """Mean score over the pruned fractions: the area under the curve (trapezoids) over its width."""
+        return float(area(self.fraction, self.score))
+
+    @property
+    def area_stderr(self) -> float:
+        """Bootstrap standard error of `area`; NaN where the score tells none."""
+        return _spread(area(self.fraction, self.resampled)) if len(self.resampled) else float("nan")
+
+    def area_difference(self, reference: Curve) -> tuple[float, float]:
+        """`area` less that of `reference`, and its paired bootstrap error (NaN where a score tells none)."""
+        if not len(self.resampled) or self.resampled.shape[0] != reference.resampled.shape[0]:
+            return self.area - reference.area, float("nan")
+        ours, theirs = area(self.fraction, self.resampled), area(reference.fraction, reference.resampled)
+        return self.area - reference.area, _spread(ours - theirs)
+
+
+def area(fraction: np.ndarray, score: np.ndarray) -> np.ndarray:
+    """Area under scores [..., P] by trapezoids over the width of the fractions [P]; NaN for fewer than two."""
+    if len(fraction) < 2:
+        return np.full(score.shape[:-1], np.nan)
+    middle = (score[..., 1:] + score[..., :-1]) / 2
+    return np.asarray(middle @ np.diff(fraction) / (fraction[-1] - fraction[0]))
+
+
+def _spread(resamples: np.ndarray) -> float:
+    return float(np.std(resamples, ddof=1))
 
 
 def pruned_count(heads: int, fraction: float) -> int:
@@ -35,9 +69,12 @@ def pruned_count(heads: int, fraction: float) -> int:
     return -(-heads * exact.numerator // exact.denominator)
 
 
-def keep_mask(order: np.ndarray, fraction: float) -> torch.Tensor:
-    """Float mask [H]: 0 for the first ceil(H x fraction) heads of `order`, 1 for the rest."""
-    keep = torch.ones(len(order))
+def keep_mask(order: np.ndarray, fraction: float, heads: int | None = None) -> torch.Tensor:
+    """Float mask [H]: 0 for the first ceil(k x fraction) of the k heads in `order`, 1 for the rest.
+
+    `heads`: H, where the order is one of some heads only (of one kind); default: k.
+    """
+    keep = torch.ones(len(order) if heads is None else heads)
     keep[torch.as_tensor(np.asarray(order)[: pruned_count(len(order), fraction)].copy())] = 0
     return keep
 
@@ -50,7 +87,7 @@ def pruning_curve(
     *,
     heads: Heads | None = None,
 ) -> Curve:
-    """Score the model with the first heads of `order` masked, at each fraction."""
+    """Score the model with the first heads of `order` masked, at each fraction of the heads in `order`."""
     return pruning_curves(model, {"": order}, score, fractions, heads=heads)[""]
 
 
@@ -64,23 +101,27 @@ def pruning_curves(
 ) -> dict[str, Curve]:
     """The curve of each order; a mask that several share (none pruned, all pruned) is scored once."""
     heads = heads or find_heads(model)
-    known: dict[bytes, tuple[float, float, int]] = {}
+    known: dict[bytes, tuple[float, np.ndarray, int]] = {}
     curves = {}
     for name, order in orders.items():
         points = []
         for fraction in fractions:
-            keep = keep_mask(order, fraction)
+            keep = keep_mask(order, fraction, len(heads))
             key = keep.numpy().tobytes()
             if key not in known:
                 with masked(heads, keep):
                     known[key] = _measured(score(model))
             points.append(known[key])
-        values, errors, examples = zip(*points, strict=True)
-        curves[name] = Curve(np.array(fractions, float), np.array(values), np.array(errors), examples[0])
+        values, resampled, examples = zip(*points, strict=True)
+        errors = [_spread(draws) if len(draws) else np.nan for draws in resampled]
+        curves[name] = Curve(
+            np.array(fractions, float), np.array(values), np.array(errors), examples[0],
+            np.stack(resampled, 1).astype(np.float32),
+        )  # fmt: skip
     return curves
 
 
-def _measured(result: Scores | float) -> tuple[float, float, int]:
+def _measured(result: Scores | float) -> tuple[float, np.ndarray, int]:
     if isinstance(result, Scores):
-        return result.value, result.stderr(), result.n
-    return float(result), float("nan"), 0
+        return result.value, result.resampled(), result.n
+    return float(result), np.empty(0), 0

@@ -14,22 +14,23 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from .curve import TENTHS, Curve, pruning_curves
 from .estimators import ESTIMATORS, Positions, importance, token_positions
 from .heads import Heads, find_heads, unwrap
 from .losses import Loss, cross_entropy
-from .orders import prune_order, random_order
+from .orders import DEFAULT_ORDERS, check_orders, make_order
 from .record import Recorder
 from .record.hdf5 import HDF5Recorder
 from .scores import Score, mean_loss
 from .signature import signature
+from .situation import Situation
 from .snapshot import OK, Run, Snapshot
 from .stillness import still
 
 logger = logging.getLogger("headdynamics")
-ORDERS = ("importance", "random-1", "random-2", "random-3")
 
 
 class Observer:
@@ -43,7 +44,8 @@ class Observer:
         loss: `loss(model, batch) -> [B]`; default: cross-entropy from logits and labels.
         estimator: see `estimators`.
         fractions: pruned fractions of the curve, ascending.
-        orders: `importance` and seeded `random-N`.
+        orders: names of pruning orders: see `orders.ORDERS`. Most need no pass over the examples, or a few; those
+            that search say what they cost.
         recorders: further destinations.
         still_too: modules beside the model that a snapshot might change (a criterion).
         settings: what else makes these numbers what they are; part of the signature.
@@ -67,7 +69,7 @@ class Observer:
         loss: Loss = cross_entropy,
         estimator: str = "example",
         fractions: Sequence[float] = TENTHS,
-        orders: Sequence[str] = ORDERS,
+        orders: Sequence[str] = DEFAULT_ORDERS,
         recorders: Sequence[Recorder] = (),
         positions: Positions = token_positions,
         heads: Heads | None = None,
@@ -85,6 +87,7 @@ class Observer:
             probe = next(iter(batches), None)
             self.heads = heads or find_heads(self.model, probe if isinstance(probe, Mapping) else None)
             settings = {"estimator": estimator, "fractions": fractions, "orders": orders, **(settings or {})}
+            check_orders(orders, self.heads)
             signed = signature(self.model, self.heads, batches, settings)
         self.run = Run(
             self.heads,
@@ -145,10 +148,9 @@ class Observer:
         found = importance(
             self.model, self.batches, self.loss, self.run.estimator, heads=self.heads, positions=self.positions
         )
-        orders = {
-            name: prune_order(found) if name == "importance" else random_order(len(self.heads), int(name.split("-")[1]))
-            for name in self.run.orders
-        }
+        everything = np.arange(len(self.heads))
+        situation = Situation(self.model, self.heads, self.batches, found, everything, self.loss, self.positions)
+        orders = {name: make_order(name, situation) for name in self.run.orders}
         return found, pruning_curves(self.model, orders, self.score, self.run.fractions, heads=self.heads)
 
     def _warn_of_nan(self, taken: Snapshot) -> None:
@@ -182,6 +184,4 @@ def check_options(estimator: str, fractions: Sequence[float], orders: Sequence[s
         raise ValueError(f"unknown estimator {estimator!r}; there are {', '.join(ESTIMATORS)}")
     if not fractions or list(fractions) != sorted(set(fractions)) or fractions[0] != 0 or fractions[-1] > 1:
         raise ValueError(f"fractions begin with 0 (the unpruned score) and ascend to at most 1, not {list(fractions)}")
-    for order in orders:
-        if order != "importance" and not (order.startswith("random-") and order[7:].isdigit()):
-            raise ValueError(f"unknown order {order!r}; there are importance and random-1, random-2, ...")
+    check_orders(orders)

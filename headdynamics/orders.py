@@ -1,17 +1,213 @@
-"""Importance -> pruning order: head indices, [H], first to go first."""
+"""Pruning orders: head indices, first to go first, by name.
+
+A name is NAME[-NUMBER][:KIND]: `importance`, `random-3`, `greedy-8`, `importance:cross`. With a kind (encoder,
+decoder, cross) only heads of that kind are ordered and pruned, and fractions count them alone (section 5). `ORDERS`
+is the table of names; docs/orders.md tells what each costs and what it was worth on two tasks.
+"""
 
 from __future__ import annotations
 
+import difflib
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
 import numpy as np
+from torch import nn
 
-from .estimators import Importance
+from . import searched_orders as searched
+from .curve import TENTHS, Curve, pruning_curves
+from .estimators import Importance, Positions, token_positions
+from .estimators import importance as estimate
+from .heads import Heads, find_heads
+from .losses import Loss, cross_entropy
+from .schema import KINDS
+from .scores import Score
+from .situation import Situation, importance_values
+
+DEFAULT_ORDERS = ("importance", "random-1", "random-2", "random-3")
 
 
-def prune_order(importance: Importance, normalize: bool = True) -> np.ndarray:
-    """Least important first; ties by index (section 4.1). `normalize` divides by each layer's L2 norm."""
-    return np.argsort(importance.normalized() if normalize else importance.mean, kind="stable")
+def prune_order(
+    importance: Importance, normalize: bool = True, heads: Heads | None = None, kind: str | None = None
+) -> np.ndarray:
+    """Least important first; ties by index (section 4.1). `normalize` divides by each layer's L2 norm.
+
+    With `heads` and a `kind`, only the heads of that kind (section 5): an order of fewer than H heads.
+
+    Raises:
+        ValueError: a kind without heads, or that the model lacks.
+
+    """
+    values = importance_values(importance, normalize)
+    if kind is None:
+        return np.argsort(values, kind="stable")
+    if heads is None:
+        raise ValueError(f"which heads are {kind}? Give them: prune_order(importance, heads=heads, kind={kind!r})")
+    wanted = heads_of(heads, kind)
+    return wanted[np.argsort(values[wanted], kind="stable")]
 
 
 def random_order(heads: int, seed: int) -> np.ndarray:
     """A seeded random order of `heads` heads: the baseline that any importance must beat."""
     return np.random.default_rng(seed).permutation(heads)
+
+
+def heads_of(heads: Heads, kind: str | None) -> np.ndarray:
+    """Indices of the heads of one kind (all, if None); ValueError where the model has none."""
+    wanted = np.arange(len(heads)) if kind is None else np.flatnonzero(heads.kind == kind)
+    if not len(wanted):
+        raise ValueError(f"this model has no {kind} heads; it has {', '.join(dict.fromkeys(heads.kind.tolist()))}")
+    return wanted
+
+
+def _ranked(situation: Situation, *keys: np.ndarray) -> np.ndarray:
+    """The wanted heads by `keys` [H], the first of them most significant; ties by index."""
+    return situation.wanted[np.lexsort([key[situation.wanted] for key in reversed(keys)])]
+
+
+def _importance(situation: Situation, _: int) -> np.ndarray:
+    return _ranked(situation, importance_values(situation.importance))
+
+
+def _raw(situation: Situation, _: int) -> np.ndarray:
+    return _ranked(situation, importance_values(situation.importance, normalize=False))
+
+
+def _floor(situation: Situation, floor: int) -> np.ndarray:
+    values = importance_values(situation.importance)
+    block = situation.heads.block
+    above = np.array([(block[values > v] == b).sum() for v, b in zip(values, block, strict=True)])
+    return _ranked(situation, above < floor, values)
+
+
+def _signed(situation: Situation, _: int) -> np.ndarray:
+    return _ranked(situation, -situation.importance.signed)
+
+
+def _harmful_first(situation: Situation, _: int) -> np.ndarray:
+    return _ranked(situation, situation.importance.signed <= 0, importance_values(situation.importance))
+
+
+def _random(situation: Situation, seed: int) -> np.ndarray:
+    return situation.wanted[random_order(len(situation.wanted), seed)]
+
+
+@dataclass(frozen=True)
+class Order:
+    """How an order is made. `make(situation, number)`: the number in its name, else `default` (None: none is taken)."""
+
+    make: Callable[[Situation, Any], np.ndarray]
+    what: str
+    number: str = ""  # what the number means; "": the name takes none
+    default: int | None = None  # None: the name needs its number
+
+
+ORDERS = {
+    "importance": Order(_importance, "least I(h) first, each layer normalised (Michel et al. 2019)"),
+    "importance-raw": Order(_raw, "least I(h) first, not normalised"),
+    "importance-floor": Order(_floor, "I(h), but each layer keeps NUMBER heads while others are left", "heads", 1),
+    "signed": Order(_signed, "the most harmful first: s falls from positive to negative"),
+    "harmful-first": Order(_harmful_first, "I(h), but first the heads whose removal should lower the loss"),
+    "random": Order(_random, "a random order of seed NUMBER", "seed"),
+    "reestimated": Order(
+        lambda s, n: searched.reestimated(s, n), "I(h) anew after every NUMBER heads (default: a tenth)", "heads", 0
+    ),
+    "reestimated-raw": Order(
+        lambda s, n: searched.reestimated(s, n, normalize=False), "the same, not normalised", "heads", 0
+    ),
+    "fisher": Order(lambda s, _: searched.fisher(s), "second-order, all pairs of heads (after Kwon et al. 2022)"),
+    "integrated": Order(searched.integrated, "s along all gates going from 0 to 1 in NUMBER steps", "steps", 8),
+    "oracle": Order(lambda s, _: searched.oracle(s), "by the loss without each head alone"),
+    "shapley": Order(searched.shapley, "Shapley values, NUMBER pairs of walks an example", "pairs", 1),
+    "greedy": Order(searched.greedy, "backward greedy by the loss itself, NUMBER looks a step", "looks", 4),
+    "gates": Order(searched.gates, "learnt values, NUMBER steps of gradient descent", "steps", 200),
+}
+
+
+def make_order(name: str, situation: Situation) -> np.ndarray:
+    """The order called `name` of the situation's wanted heads (of a kind, if the name has one), [k].
+
+    Raises:
+        ValueError: no such name, or a kind that the model lacks.
+
+    """
+    order, number, kind = parse_order(name)
+    wanted = situation.wanted
+    if kind is not None:
+        wanted = np.intersect1d(wanted, heads_of(situation.heads, kind))
+    return order.make(replace(situation, wanted=wanted), number)
+
+
+def parse_order(name: str) -> tuple[Order, int | None, str | None]:
+    """(order, number, kind) of a name.
+
+    Raises:
+        ValueError: no such name; the message has the nearest good one.
+
+    """
+    stem, colon, kind = name.partition(":")
+    if colon and kind not in KINDS:
+        raise ValueError(f"unknown kind in the order {name!r}: {_choices(kind, KINDS)}")
+    numbered = re.fullmatch(r"(.+)-(\d{1,9})", stem)
+    base = numbered[1] if numbered and stem not in ORDERS else stem
+    if base not in ORDERS:
+        raise ValueError(f"unknown order {name!r}: {_choices(base, ORDERS)}")
+    order = ORDERS[base]
+    number = int(numbered[2]) if numbered and base != stem else order.default
+    if number is None and order.number:
+        raise ValueError(f"the order {name!r} needs a number, its {order.number}: {base}-1")
+    if base != stem and not order.number:
+        raise ValueError(f"the order {base!r} takes no number, and {name!r} has one")
+    if base != stem and not number and base != "random":
+        raise ValueError(f"the order {name!r} needs at least 1 for its {order.number}")
+    return order, number, kind or None
+
+
+def _choices(given: str, names: Iterable[str]) -> str:
+    near = difflib.get_close_matches(given, list(names), n=1, cutoff=0.5)
+    listed = ", ".join(f"{name}-N" if name in ORDERS and ORDERS[name].number else name for name in names)
+    return (f"did you mean {near[0]!r}? " if near else "") + f"There are {listed}"
+
+
+def check_orders(names: Sequence[str], heads: Heads | None = None) -> None:
+    """ValueError where a name is unknown or, given the model's `heads`, of a kind that it lacks."""
+    for name in names:
+        kind = parse_order(name)[2]
+        if heads is not None:
+            heads_of(heads, kind)
+
+
+def reference_of(name: str, names: Iterable[str]) -> str | None:
+    """The order that `name` is compared with: `importance` over the same heads, if it is among `names`."""
+    reference = "".join(["importance", *name.partition(":")[1:]])
+    return reference if reference in names else None
+
+
+def compare_orders(
+    model: nn.Module,
+    names: Sequence[str],
+    batches: Iterable[Any],
+    score: Score,
+    fractions: Sequence[float] = TENTHS,
+    *,
+    loss: Loss = cross_entropy,
+    estimator: str = "example",
+    positions: Positions = token_positions,
+    heads: Heads | None = None,
+) -> dict[str, Curve]:
+    """The curve of each order, made from `batches` and scored by `score`, best on other examples.
+
+    `curve.area` and `curve.area_difference(other)` then tell which order wins, and by how much more than noise.
+
+    Raises:
+        ValueError: see `make_order`.
+
+    """
+    heads = heads or find_heads(model)
+    check_orders(names, heads)
+    found = estimate(model, batches, loss, estimator, heads=heads, positions=positions)
+    situation = Situation(model, heads, batches, found, np.arange(len(heads)), loss, positions)
+    orders = {name: make_order(name, situation) for name in names}
+    return pruning_curves(model, orders, score, fractions, heads=heads)

@@ -40,10 +40,15 @@ class Scores:
 
     def stderr(self, seed: int = 0) -> float:
         """Bootstrap standard error over examples, 200 seeded resamples; NaN for fewer than two examples."""
+        drawn = self.resampled(seed)
+        return float(np.std(drawn, ddof=1)) if len(drawn) else float("nan")
+
+    def resampled(self, seed: int = 0) -> np.ndarray:
+        """The metric over 200 resamples of the examples, the same for every score of n examples; [0] for n < 2."""
         if self.n < 2:
-            return float("nan")
+            return np.empty(0)
         counts = np.random.default_rng(seed).multinomial(self.n, np.full(self.n, 1 / self.n), size=RESAMPLES)
-        return float(np.std(self.aggregate(counts @ self.stats), ddof=1))
+        return self.aggregate(counts @ self.stats)
 
 
 class Score(Protocol):

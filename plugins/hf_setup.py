@@ -15,7 +15,8 @@ from transformers import Trainer
 from headdynamics.curve import TENTHS
 from headdynamics.heads import HeadsError, find_heads, unwrap
 from headdynamics.losses import Loss, cross_entropy, find_labels
-from headdynamics.observer import ORDERS, Observer, check_options
+from headdynamics.observer import Observer, check_options
+from headdynamics.orders import DEFAULT_ORDERS
 from headdynamics.record import Recorder
 from headdynamics.record.tensorboard import TensorBoardRecorder
 from headdynamics.schedule import Schedule, either, parse, within_first_epoch
@@ -64,7 +65,7 @@ class Options:
     loss: Loss | None = None
     estimator: str = "example"
     fractions: Sequence[float] = TENTHS
-    orders: Sequence[str] = ORDERS
+    orders: Sequence[str] = DEFAULT_ORDERS
     batch_size: int | None = None
     eval_dataset: Any = None
     data_collator: Callable[[list[Any]], Any] | None = None

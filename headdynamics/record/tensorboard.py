@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -98,11 +99,15 @@ def scalars(run: Run, snapshot: Snapshot) -> Iterator[tuple[str, float]]:
 
 
 def relative(curves: Mapping[str, Curve], share: bool) -> dict[str, np.ndarray]:
-    """Curves [D, P] of each family of D orders against the unpruned score: its `share`, or the difference."""
+    """Curves [D, P] of each family of D orders against the unpruned score: its `share`, or the difference.
+
+    The draws at random are one family; every other order is its own.
+    """
     families: dict[str, list[np.ndarray]] = {}
     for name, curve in curves.items():
         whole = curve.score[0]
-        families.setdefault(name.split("-")[0], []).append(curve.score / whole if share else curve.score - whole)
+        family = re.sub(r"^random-\d+", "random", name)
+        families.setdefault(family, []).append(curve.score / whole if share else curve.score - whole)
     return {family: np.stack(found) for family, found in families.items()}
 
 
