@@ -49,7 +49,8 @@ class Observer:
         recorders: further destinations.
         still_too: modules beside the model that a snapshot might change (a criterion).
         settings: what else makes these numbers what they are; part of the signature.
-        update: where training stands; a resumed run drops the rows beyond.
+        update: where training stands; a resumed run drops the rows beyond. None: rows come in any order, and none is
+            dropped (backfill).
         strict: raise when a snapshot or a recorder fails, instead of logging it and going on.
 
     Raises:
@@ -76,7 +77,7 @@ class Observer:
         still_too: Sequence[nn.Module] = (),
         settings: Mapping[str, Any] | None = None,
         framework: str = "torch",
-        update: int = 0,
+        update: int | None = 0,
         strict: bool = False,
     ) -> None:
         check_options(estimator, fractions, orders)
@@ -110,7 +111,7 @@ class Observer:
         for recorder in recorders:
             self._start(recorder, update)
 
-    def _start(self, recorder: Recorder, update: int) -> None:
+    def _start(self, recorder: Recorder, update: int | None) -> None:
         try:
             recorder.start(self.run, update)
             self.recorders.append(recorder)
@@ -119,11 +120,18 @@ class Observer:
                 raise
             logger.error("headdynamics goes on without %s: %s", type(recorder).__name__, error)
 
-    def snapshot(self, update: int | None = None, epoch: float | None = None, checkpoint: str = "") -> Snapshot:
+    def snapshot(
+        self,
+        update: int | None = None,
+        epoch: float | None = None,
+        checkpoint: str = "",
+        load: Callable[[nn.Module], None] | None = None,
+    ) -> Snapshot:
         """Measure the model as it stands and record it; training does not notice.
 
         `update` (optimizer steps done) is the row's key and `epoch` counts epochs done; one of them is enough.
-        A failure is logged and recorded as the snapshot's status, unless `strict`.
+        A failure is logged and recorded as the snapshot's status, unless `strict`. `load` puts the weights to measure
+        into the model first (backfill), and they stay there.
         """
         if update is None and epoch is None:
             raise ValueError("say where training stands: snapshot(update=...) or snapshot(epoch=...)")
@@ -131,6 +139,8 @@ class Observer:
         epoch = float("nan") if epoch is None else float(epoch)
         began = time.perf_counter()
         try:
+            if load is not None:
+                load(self.model)
             with still(self.model, *self.still_too):
                 measured = self._measure()
             taken = Snapshot(update, epoch, time.perf_counter() - began, OK, *measured, checkpoint)

@@ -10,8 +10,11 @@ from ..snapshot import Run, Snapshot
 class Recorder(Protocol):
     """A destination for snapshots."""
 
-    def start(self, run: Run, update: int) -> None:
-        """Begin, or go on with, a run that stands at `update`; rows beyond it are of a lost future."""
+    def start(self, run: Run, update: int | None) -> None:
+        """Begin, or go on with, a run that stands at `update`; rows beyond it are of a lost future.
+
+        None: snapshots come in any order, and no row is dropped for one before it.
+        """
 
     def write(self, snapshot: Snapshot) -> None:
         """Keep one snapshot."""

@@ -35,9 +35,10 @@ class HDF5Recorder:
         self.path = Path(path)
         self._unwritten: list[Snapshot] = []
         self._lock: Any = None
+        self._put = _append
 
-    def start(self, run: Run, update: int) -> None:
-        """Create the file, or go on in it, dropping rows beyond `update`.
+    def start(self, run: Run, update: int | None) -> None:
+        """Create the file, or go on in it, dropping rows beyond `update` (None: no row, at any write).
 
         Raises:
             RunFileError: another process writes this run, or the place cannot be written to.
@@ -53,12 +54,13 @@ class HDF5Recorder:
         with contextlib.suppress(OSError):
             for leftover in self.path.parent.glob(f".{self.path.name}.*.tmp"):
                 leftover.unlink()
-        if self.path.exists():
-            with self._rewritten() as file:
-                _truncate(file, update)
-        else:
+        self._put = _insert if update is None else _append
+        if not self.path.exists():
             with self._rewritten() as file:
                 _create(file, run)
+        elif update is not None:
+            with self._rewritten() as file:
+                _truncate(file, update)
 
     def write(self, snapshot: Snapshot) -> None:
         """Append one row, and those that an earlier failure left unwritten."""
@@ -66,11 +68,28 @@ class HDF5Recorder:
         try:
             with self._rewritten() as file:
                 for row in waiting:
-                    _append(file, row)
+                    self._put(file, row)
         except RunFileError:
             self._unwritten = waiting
             raise
         self._unwritten = []
+
+    def statuses(self) -> dict[int, str]:
+        """Each row's status by its update."""
+        with _h5py().File(self.path, "r") as file:
+            return dict(zip(file["snapshot"][:].tolist(), file["snapshots/status"].asstr()[:].tolist(), strict=True))
+
+    def importances(self) -> np.ndarray:
+        """I(h) of each row, [snapshot, head], float32."""
+        with _h5py().File(self.path, "r") as file:
+            return np.asarray(file["importance/mean"][:])
+
+    def write_transfer(self, score: np.ndarray) -> None:
+        """Record /transfer for all rows, [snapshot, fraction]."""
+        with self._rewritten() as file:
+            if "transfer/score" not in file:
+                _create_field(file, "transfer/score")
+            file["transfer/score"][:] = score
 
     def close(self) -> None:
         """Give the lock back."""
@@ -256,6 +275,18 @@ def _append(file: Any, snapshot: Snapshot) -> None:
     file["snapshot"][at] = snapshot.update
     for name, value in _values(file, snapshot).items():
         file[name][at] = value
+
+
+def _insert(file: Any, snapshot: Snapshot) -> None:
+    """Append, and put the rows beyond back behind it."""
+    first = int(np.searchsorted(file["snapshot"][:], snapshot.update, side="right"))
+    names = ["snapshot", *_along(file, "snapshot")]
+    beyond = {name: file[name][first:] for name in names}
+    _append(file, snapshot)
+    at = len(file["snapshot"])
+    _resize(file, "snapshot", at + len(beyond["snapshot"]))
+    for name in names:
+        file[name][at:] = beyond[name]
 
 
 def _values(file: Any, snapshot: Snapshot) -> dict[str, Any]:

@@ -11,15 +11,19 @@ class MemoryRecorder:
     def __init__(self) -> None:
         self.run: Run | None = None
         self.snapshots: list[Snapshot] = []
+        self._in_order = True
 
-    def start(self, run: Run, update: int) -> None:
+    def start(self, run: Run, update: int | None) -> None:
         """See `Recorder`."""
         self.run = run
-        self.snapshots = [s for s in self.snapshots if s.update <= update]
+        self._in_order = update is not None
+        self.snapshots = [s for s in self.snapshots if update is None or s.update <= update]
 
     def write(self, snapshot: Snapshot) -> None:
         """See `Recorder`."""
-        self.snapshots = [s for s in self.snapshots if s.update < snapshot.update] + [snapshot]
+        before = [s for s in self.snapshots if s.update < snapshot.update]
+        after = [] if self._in_order else [s for s in self.snapshots if s.update > snapshot.update]
+        self.snapshots = [*before, snapshot, *after]
 
     def close(self) -> None:
         """See `Recorder`."""

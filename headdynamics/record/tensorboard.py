@@ -38,7 +38,7 @@ class TensorBoardRecorder:
         self._run: Run | None = None
         self._taken: list[Snapshot] = []
 
-    def start(self, run: Run, update: int) -> None:
+    def start(self, run: Run, update: int | None) -> None:
         """See `Recorder`; events beyond `update` are purged.
 
         Raises:
@@ -50,7 +50,7 @@ class TensorBoardRecorder:
         except ImportError:
             raise ImportError("TensorBoard events need tensorboard: pip install headdynamics[tensorboard]") from None
         self._run = run
-        self._writer = SummaryWriter(str(self.folder), purge_step=update + 1)
+        self._writer = SummaryWriter(str(self.folder), purge_step=None if update is None else update + 1)
 
     def write(self, snapshot: Snapshot) -> None:
         """See `Recorder`; a snapshot that failed has nothing to show."""

@@ -1,0 +1,164 @@
+"""Backfill: a finished training's checkpoints, measured one after the other into a run file.
+
+    observer = Observer(model, "run.h5", batches=..., score=..., update=None)
+    measure_checkpoints(observer, saved_weights("run-weights"))
+
+Kill it at any time: what is measured stays, and the next call goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from .curve import pruning_curves
+from .estimators import Importance
+from .observer import Observer
+from .orders import prune_order
+from .record.hdf5 import HDF5Recorder
+from .snapshot import OK
+from .stillness import still
+
+logger = logging.getLogger("headdynamics")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights that were kept: where training stood, their place, and what puts them into a model."""
+
+    update: int  # optimizer steps done
+    epoch: float  # epochs done; NaN where nothing says so
+    path: str
+    load: Callable[[nn.Module], None]  # all of the model's weights, or it raises
+
+
+def in_order(checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
+    """By update, one of each: `checkpoint_last` and `checkpoint_best` are copies, and the log says so."""
+    first: dict[int, Checkpoint] = {}
+    for checkpoint in checkpoints:
+        kept = first.setdefault(checkpoint.update, checkpoint)
+        if kept is not checkpoint:
+            logger.info("%s is of update %d, as %s is: left out", checkpoint.path, checkpoint.update, kept.path)
+    return [first[update] for update in sorted(first)]
+
+
+def chosen(checkpoints: Sequence[Checkpoint], every: int = 1, only: Sequence[int] = ()) -> list[Checkpoint]:
+    """Every `every`-th, counted back from the last; or `only` these updates.
+
+    Raises:
+        ValueError: no checkpoint is of an update that is asked for.
+
+    """
+    if every < 1:
+        raise ValueError(f"every {every}-th checkpoint: give 1 or more")
+    there = [checkpoint.update for checkpoint in checkpoints]
+    if missing := sorted(set(only) - set(there)):
+        raise ValueError(f"no checkpoint is of update {missing[0]}; there are {', '.join(map(str, there))}")
+    return [c for c in checkpoints if c.update in only] if only else list(checkpoints)[::-1][::every][::-1]
+
+
+def measure_checkpoints(observer: Observer, checkpoints: Iterable[Checkpoint]) -> list[int]:
+    """Measure every checkpoint that has no row yet; the updates that were measured.
+
+    One that cannot be loaded or measured becomes a row whose status says why (tried again by the next call),
+    unless the observer is `strict`. The model's own weights are back at the end, whatever happened. The
+    observer is made with `update=None`, so that rows may be added anywhere and none is dropped.
+    """
+    ordered = in_order(checkpoints)
+    rows = _file(observer).statuses()
+    todo = [c for c in ordered if rows.get(c.update) != OK]
+    if len(todo) < len(ordered):
+        logger.info("%d of %d checkpoints have their row in %s", len(ordered) - len(todo), len(ordered), observer.path)
+    with own_weights_back(observer.model, *observer.still_too):
+        for checkpoint in _progress(todo):
+            observer.snapshot(checkpoint.update, checkpoint.epoch, checkpoint.path, load=checkpoint.load)
+    return [c.update for c in todo]
+
+
+def measure_transfer(observer: Observer, last: Checkpoint) -> np.ndarray:
+    """Score the last model pruned by each row's order, [snapshot, fraction]; recorded as /transfer.
+
+    The order is that of I(h) as the file holds it, float32. A row without I(h) is NaN.
+    """
+    file = _file(observer)
+    means = file.importances()
+    orders = {
+        str(row): prune_order(_as_recorded(mean.astype(float), observer))
+        for row, mean in enumerate(means)
+        if np.isfinite(mean).all()
+    }
+    score = np.full((len(means), len(observer.run.fractions)), np.nan)
+    with own_weights_back(observer.model, *observer.still_too):
+        last.load(observer.model)
+        with still(observer.model, *observer.still_too):
+            curves = pruning_curves(
+                observer.model, orders, observer.score, observer.run.fractions, heads=observer.heads
+            )
+    for row, curve in curves.items():
+        score[int(row)] = curve.score
+    file.write_transfer(score)
+    return score
+
+
+def _as_recorded(mean: np.ndarray, observer: Observer) -> Importance:
+    unknown = np.full_like(mean, np.nan)
+    estimator, block = observer.run.estimator, observer.heads.block
+    return Importance(mean, unknown, unknown, unknown[None], 0, float("nan"), estimator, block)
+
+
+def saved_weights(folder: str | Path) -> list[Checkpoint]:
+    """The weights that the instrument kept (`RUN-weights/update-*.safetensors`); their epochs are not known.
+
+    Raises:
+        ValueError: there are none.
+
+    """
+    files = [(re.fullmatch(r"update-(\d+)\.safetensors", p.name), p) for p in sorted(Path(folder).glob("*"))]
+    found = [Checkpoint(int(m[1]), float("nan"), str(path), _safetensors(path)) for m, path in files if m]
+    if not found:
+        raise ValueError(f"{folder} holds no update-*.safetensors")
+    return found
+
+
+def _safetensors(path: Path) -> Callable[[nn.Module], None]:
+    def load(model: nn.Module) -> None:
+        from safetensors.torch import load_model
+
+        load_model(model, path, strict=True)
+
+    return load
+
+
+@contextlib.contextmanager
+def own_weights_back(*models: nn.Module) -> Iterator[None]:
+    """Put every weight and buffer back at the end, and every random state with them."""
+    with still(*models):
+        before = [{k: v.clone() for k, v in model.state_dict().items() if hasattr(v, "clone")} for model in models]
+        try:
+            yield
+        finally:
+            for model, state in zip(models, before, strict=True):
+                model.load_state_dict(state, strict=False)
+
+
+def _file(observer: Observer) -> HDF5Recorder:
+    files = [recorder for recorder in observer.recorders if isinstance(recorder, HDF5Recorder)]
+    if not files:
+        raise ValueError("backfill writes a run file: give the observer its path")
+    return files[0]
+
+
+def _progress(checkpoints: list[Checkpoint]) -> Iterable[Any]:
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return checkpoints
+    return tqdm(checkpoints, desc="checkpoints", unit="checkpoint", disable=None)
