@@ -18,6 +18,8 @@ from torch import nn
 
 from headdynamics.scores import BatchScore, Score, ratio
 
+from .sacrebleu_scores import corpus_metric
+
 BITS = float(np.log(2))  # fairseq reports losses in bits
 
 
@@ -123,11 +125,11 @@ def token_positions(pad: int) -> Any:
 
 
 def make_score(name: str, trainer: Any, batches: Examples, pad: int | None) -> Score:
-    """The score called `name`: per example for losses and BLEU, else whatever value of that name the task reports."""
+    """The score called `name`: per example for losses, BLEU and chrF, else any that the task reports."""
     if name in CRITERION_SCORES:
         return _criterion_score(name, trainer, batches, pad)
-    if name == "bleu":
-        return _bleu(trainer.task, batches)
+    if name in ("bleu", "chrf"):
+        return _translated(name, trainer.task, batches)
     return ReportedScore(name, _is_better_up(name, trainer.cfg.checkpoint), trainer, batches)
 
 
@@ -160,33 +162,16 @@ def _criterion_score(name: str, trainer: Any, batches: Examples, pad: int | None
     return BatchScore(name, False, batches, measure, CRITERION_SCORES[name])
 
 
-def _bleu(task: Any, batches: Examples) -> BatchScore:
-    """BLEU through the task's own generator; stats per sentence are sacrebleu's n-gram counts and lengths."""
+def _translated(name: str, task: Any, batches: Examples) -> BatchScore:
+    """BLEU or chrF through the task's own generator; stats per sentence are sacrebleu's counts."""
     if not hasattr(task, "tgt_dict") or not hasattr(task.cfg, "eval_bleu_args"):
-        raise ValueError(f"{type(task).__name__} has no BLEU: choose another --hd-score, such as loss")
-    try:
-        from sacrebleu.metrics import BLEU
-    except ImportError:
-        raise ValueError("BLEU needs sacrebleu: pip install sacrebleu") from None
-    options = {"tokenize": "none"} if task.cfg.eval_tokenized_bleu else {}
+        raise ValueError(f"{type(task).__name__} has no {name}: choose another --hd-score, such as loss")
+    metric = corpus_metric(name, tokenized=bool(task.cfg.eval_tokenized_bleu))
 
     def measure(model: nn.Module, sample: Mapping[str, Any]) -> np.ndarray:
-        pairs = translate(task, model, sample)
-        return np.array([_sentence_counts(BLEU(**options), hypothesis, reference) for hypothesis, reference in pairs])
+        return metric.stats(translate(task, model, sample))
 
-    def aggregate(sums: np.ndarray) -> np.ndarray:
-        def bleu(row: np.ndarray) -> float:
-            counts = [int(round(x)) for x in row]
-            return float(BLEU.compute_bleu(counts[2:6], counts[6:], counts[0], counts[1], smooth_method="exp").score)
-
-        return np.apply_along_axis(bleu, -1, sums)
-
-    return BatchScore("bleu", True, batches, measure, aggregate)
-
-
-def _sentence_counts(bleu: Any, hypothesis: str, reference: str) -> list[float]:
-    found = bleu.corpus_score([hypothesis], [[reference]])
-    return [found.sys_len, found.ref_len, *found.counts, *found.totals]
+    return BatchScore(name, True, batches, measure, metric.aggregate)
 
 
 def translate(task: Any, model: nn.Module, sample: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -1,0 +1,138 @@
+"""Ablation: the score without each head in turn, or with each head alone in its layer, and paired tests.
+
+| what        | masked for head h                         | Michel, Levy and Neubig (2019)    |
+|-------------|-------------------------------------------|-----------------------------------|
+| one         | h                                         | section 3.2, table 1, figure 1    |
+| all-but-one | every other head of h's attention block   | section 3.3, tables 2 and 3       |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from .best import Best, best_heads, held_out
+from .gates import masked
+from .heads import Heads, find_heads
+from .scores import Score, Scores
+from .significance import NO_TEST, RESAMPLES, paired_tests
+
+WHAT = ("one", "all-but-one")
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """What each of H heads does to a score. Arrays are float64 [H]; NaN is missing.
+
+    `base`: the whole model's score; `score`: with the heads masked; `delta`: score - base. `stderr`, `low` and
+    `high` (95%), `pvalue` (uncorrected) and `effect` are of `delta`: see `significance.PairedTest`; all NaN, with
+    test "none" and n 0, where the score is a plain number that tells nothing of its examples. `halves`: [2, H],
+    delta on the even and on the odd examples. `block`: [H], the attention block (layer) that a head is in.
+    """
+
+    what: str
+    base: float
+    score: np.ndarray
+    delta: np.ndarray
+    stderr: np.ndarray
+    pvalue: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    effect: np.ndarray
+    halves: np.ndarray
+    block: np.ndarray
+    test: str
+    greater_is_better: bool
+    n: int
+
+    def best(self) -> Best:
+        """The best head of each layer, chosen on the same examples as its `delta`: it flatters that head."""
+        return best_heads(self.delta, self.block, self.greater_is_better)
+
+    def held_out(self) -> Best:
+        """The best head of each layer, chosen on one half of the examples and measured on the other, and back."""
+        return held_out(self.halves, self.block, self.greater_is_better)
+
+
+def ablate(
+    model: nn.Module,
+    score: Score,
+    what: str = "one",
+    *,
+    heads: Heads | None = None,
+    test: str = "auto",
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Ablation:
+    """Score `model` H + 1 times, in the mode it is in: whole, then with the heads of `what` masked for each head.
+
+    `test`, `resamples` and `seed`: see `significance.paired_test`.
+
+    Raises:
+        ValueError: `what` is neither "one" nor "all-but-one"; or see `paired_test`.
+        HeadsError: see `find_heads`.
+        ImportError: the test needs scipy, which is missing.
+
+    """
+    check_ablations([what])
+    heads = heads or find_heads(model)
+    base = score(model)
+    results = []
+    for keep in _masks(heads, what):
+        with masked(heads, keep):
+            results.append(score(model))
+    up = bool(getattr(score, "greater_is_better", True))
+    found = [one for one in results if isinstance(one, Scores)]
+    if not isinstance(base, Scores) or len(found) < len(results):
+        return _untested(what, _value(base), np.array([_value(one) for one in results]), heads.block, up)
+    tests = paired_tests(base, found, test, resamples, seed)
+    columns = {
+        name: np.array([getattr(one, name) for one in tests])
+        for name in ("delta", "stderr", "pvalue", "low", "high", "effect")
+    }
+    values = np.array([one.value for one in found])
+    halves = np.array([[_part(one, i) - _part(base, i) for one in found] for i in range(2)])
+    return Ablation(
+        what, base.value, values, **columns, halves=halves, block=heads.block, test=tests[0].test,
+        greater_is_better=up, n=base.n,
+    )  # fmt: skip
+
+
+def check_ablations(ablations: Sequence[str]) -> None:
+    """ValueError where one is neither "one" nor "all-but-one", or comes twice."""
+    for what in ablations:
+        if what not in WHAT:
+            raise ValueError(f"unknown ablation {what!r}; there are {' and '.join(WHAT)}")
+    if len(set(ablations)) != len(ablations):
+        raise ValueError(f"the same ablation twice: {', '.join(ablations)}")
+
+
+def _masks(heads: Heads, what: str) -> torch.Tensor:
+    """[H, H]: the mask of each head's run."""
+    itself = torch.eye(len(heads))
+    if what == "one":
+        return 1 - itself
+    block = torch.as_tensor(heads.block)
+    return (block != block[:, None]).float() + itself
+
+
+def _value(result: Scores | float) -> float:
+    return result.value if isinstance(result, Scores) else float(result)
+
+
+def _part(scores: Scores, half: int) -> float:
+    if scores.n < 2:  # nothing is left for the other half
+        return float("nan")
+    return Scores(scores.stats[half::2], scores.aggregate).value
+
+
+def _untested(what: str, base: float, values: np.ndarray, block: np.ndarray, greater_is_better: bool) -> Ablation:
+    missing = np.full(len(values), np.nan)
+    return Ablation(
+        what, base, values, values - base, missing, missing, missing, missing, missing,
+        np.stack([missing, missing]), block, NO_TEST, greater_is_better, 0,
+    )  # fmt: skip
