@@ -24,6 +24,7 @@ setup(
     packages=[
         "headdynamics",
         "headdynamics.record",
+        "headdynamics.surgery",
         "headdynamics.tasks",
         "headdynamics.plugins",
         "headdynamics.analysis",

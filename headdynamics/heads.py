@@ -127,6 +127,8 @@ def find_heads(model: nn.Module, batch: Mapping[str, Any] | None = None) -> Head
             + (
                 f"attention was seen but not understood:{reasons}"
                 if unread
+                else "every head has been taken out of it."
+                if any(not parameter.numel() for parameter in model.parameters())
                 else "no module owns query, key and value projections. Models without softmax attention "
                 "(FNet, plain convolutions, recurrent nets) have no heads to measure."
             )
@@ -152,7 +154,7 @@ def _candidates(model: nn.Module) -> tuple[list[Attention], list[tuple[str, str]
             why = f"{type(module).__name__} has no output projection with a 2-D weight that we can name"
             unread.append((name, why))
             continue
-        if id(projection) in seen:
+        if id(projection) in seen or in_features(projection) == 0:  # surgery has taken every head out
             continue
         seen.add(id(projection))
         count, why = _head_count(model, module, in_features(projection))
@@ -177,7 +179,8 @@ def _is_linear(module: nn.Module | None) -> bool:
 def in_features(projection: nn.Module) -> int:
     """Width of a projection's input (transformers' Conv1D keeps its weight as [in, out])."""
     weight: Any = projection.weight
-    return int(getattr(projection, "in_features", 0) or weight.shape[0])
+    width = getattr(projection, "in_features", None)
+    return int(weight.shape[0] if width is None else width)
 
 
 def _projection(modules: Mapping[str, nn.Module], name: str, module: nn.Module) -> nn.Module | None:

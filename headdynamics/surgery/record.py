@@ -1,0 +1,91 @@
+"""What was taken out, written into a Hugging Face model's config: plain numbers, and only what the library lacks."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..heads import CONFIG_HEAD_COUNTS, HeadsError, find_heads
+from .cut import GROUPS, HEADS, WIDTHS
+from .layouts import GROUP_SIZES, read_layout
+from .remove import Plan
+
+#: the entry in the config: attention block (its path in the base model) -> the original numbers of its heads
+ENTRY = "kept_heads"
+TELLING = (*HEADS, *GROUPS, *WIDTHS, *GROUP_SIZES, "head_dim", "scaling", "scale", "kept_bias")
+
+
+def record(model: nn.Module, plans: Mapping[str, Plan]) -> None:
+    """Update `model.config`, so that `save_pretrained` writes all that is needed to build the model again.
+
+    Where the model's own class builds these shapes from its config (equal head counts and an explicit head size;
+    `pruned_heads` in transformers 4), the config says it in the library's words; else the entry `kept_heads` does.
+    """
+    config = getattr(model, "config", None)
+    if not plans or not hasattr(config, "to_dict"):
+        return
+    entry = dict(getattr(config, ENTRY, None) or {})
+    for name, plan in plans.items():
+        old = entry.get(short(model, name), range(plan.layout.block.heads))
+        entry[short(model, name)] = [old[head] for head in plan.heads]
+    for words in _own_words(model, config, entry):
+        if _builds(model, words):
+            for name, value in words.items():
+                setattr(config, name, value)
+            if "pruned_heads" not in words:
+                entry = {}
+            break
+    setattr(config, ENTRY, entry or None)
+
+
+def short(model: Any, name: str) -> str:
+    """The path of a block in the base model, the same whatever head the base model bears."""
+    prefix = getattr(model, "base_model_prefix", "")
+    return name.removeprefix(f"{prefix}.") if prefix else name
+
+
+def _own_words(model: Any, config: Any, entry: Mapping[str, list[int]]) -> Iterator[dict[str, Any]]:
+    try:
+        blocks = find_heads(model).blocks
+    except HeadsError:  # none is left
+        return
+    layouts = [read_layout(block) for block in blocks]
+    counts = {(layout.block.heads, layout.groups, layout.size) for layout in layouts}
+    if len(counts) == 1:
+        heads, groups, size = counts.pop()
+        words = {name: heads for name in CONFIG_HEAD_COUNTS} | {name: groups for name in GROUPS} | {"head_dim": size}
+        yield {name: value for name, value in words.items() if isinstance(getattr(config, name, None), int)}
+    if hasattr(getattr(model, "base_model", None), "_prune_heads") and len({block.kind for block in blocks}) == 1:
+        layers = {short(model, block.name): block.layer for block in blocks}
+        if entry.keys() <= layers.keys():
+            every = [getattr(config, name) for name in CONFIG_HEAD_COUNTS if hasattr(config, name)][0]
+            gone = {layers[name]: sorted(set(range(every)) - set(kept)) for name, kept in entry.items()}
+            yield {"pruned_heads": gone}
+
+
+def _builds(model: Any, words: Mapping[str, Any]) -> bool:
+    """Whether the model's class, from a config of these words, builds the very shapes and counts of `model`."""
+    config = copy.deepcopy(model.config)
+    for name, value in words.items():
+        setattr(config, name, copy.deepcopy(value))
+    setattr(config, ENTRY, None)
+    try:
+        with torch.device("meta"):
+            other = type(model)(config)
+    except Exception:  # a config that its own class refuses does not build the model
+        return False
+    return _looks(other) == _looks(model)
+
+
+def _looks(model: nn.Module) -> tuple[Any, ...]:
+    shapes = [(name, tuple(value.shape)) for name, value in model.state_dict().items()]
+    modules = [
+        (name, type(module), [getattr(module, word, None) for word in TELLING])
+        for name, module in model.named_modules()
+        if hasattr(module, "_parameters")
+    ]
+    return shapes, modules
