@@ -25,6 +25,9 @@ AXES = {
     "window": ("int64", "update at which an online window ended"),
 }
 
+#: what was masked -> group
+ABLATIONS = {"one": "ablation/one", "all-but-one": "ablation/all_but_one"}
+
 #: attributes of the root group; all are required
 ATTRIBUTES = (
     "schema",  # int
@@ -66,12 +69,16 @@ FIELDS = {
     "importance/blocks": Field("float32", ("snapshot", "block", "head")),
     "curve/score": Field("float64", ("snapshot", "order", "fraction")),
     "curve/stderr": Field("float64", ("snapshot", "order", "fraction")),
-    "ablation/one/score": Field("float64", ("snapshot", "head")),
-    "ablation/one/delta": Field("float64", ("snapshot", "head")),
-    "ablation/one/pvalue": Field("float64", ("snapshot", "head")),
-    "ablation/all_but_one/score": Field("float64", ("snapshot", "head")),
-    "ablation/all_but_one/delta": Field("float64", ("snapshot", "head")),
-    "ablation/all_but_one/pvalue": Field("float64", ("snapshot", "head")),
+    "orders/area": Field("float64", ("snapshot", "order")),  # mean score over the pruned fractions
+    "orders/area_stderr": Field("float64", ("snapshot", "order")),
+    "orders/difference": Field("float64", ("snapshot", "order")),  # area - that of importance, over the same heads
+    "orders/difference_stderr": Field("float64", ("snapshot", "order")),  # paired: the same resampled examples
+    **{
+        f"{group}/{name}": Field("float64", ("snapshot", "head"))
+        for group in ABLATIONS.values()
+        # delta: score - unpruned score; pvalue: uncorrected, of the test in its attribute `test`
+        for name in ("score", "delta", "stderr", "pvalue", "delta_first", "delta_second")  # even and odd examples
+    },
     "online/update": Field("int64", ("window",)),
     "online/mean": Field("float32", ("window", "head")),
     "online/signed": Field("float32", ("window", "head")),
@@ -79,7 +86,7 @@ FIELDS = {
 }
 
 #: groups that exist only in runs that measured them; every other group is always there
-OPTIONAL = ("ablation/", "online/", "transfer/")
+OPTIONAL = ("orders/", "ablation/", "online/", "transfer/")
 
 
 class RunFileError(Exception):

@@ -2,7 +2,7 @@
 
     trainer step ... step -> event --schedule says now--+
                                                         v
-      still(model):   heads -> gates -> importance -> order -> curve -> Snapshot
+      still(model):   heads -> gates -> importance -> order -> curve [-> ablations] -> Snapshot
                                                         |
                                          recorders: run file, TensorBoard, memory
                                                         v
@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from .ablation import Ablation
 from .curve import Curve
 from .estimators import Importance
 from .heads import Heads
@@ -33,6 +34,7 @@ class Snapshot:
     importance: Importance | None = None
     curves: Mapping[str, Curve] = field(default_factory=dict)  # order -> curve
     checkpoint: str = ""  # the file that holds these weights; "" where none does
+    ablations: Mapping[str, Ablation] = field(default_factory=dict)  # one, all-but-one
 
     @property
     def score(self) -> float:

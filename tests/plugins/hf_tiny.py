@@ -141,7 +141,7 @@ def left(made):
 
 def hang(where, nth, mark):
     """Stop for good within the n-th snapshot, when it is measured or appended but not yet in place."""
-    owner, name = {"measure": (Observer, "_measure"), "write": (hdf5, "_append")}[where]
+    owner, name = {"measure": (Observer, "_measure"), "write": (hdf5, "append")}[where]
     original, calls = getattr(owner, name), itertools.count(1)
 
     def stuck(*args, **kwargs):

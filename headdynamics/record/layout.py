@@ -1,0 +1,181 @@
+"""The run file's layout: which datasets it has, how they grow with each snapshot, and which values go where."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .. import schema
+from ..ablation import Ablation
+from ..curve import Curve
+from ..orders import reference_of
+from ..schema import ABLATIONS, AXES, FIELDS, OPTIONAL, SCHEMA, RunFileError
+from ..snapshot import Run, Snapshot
+
+
+def h5py_module() -> Any:
+    """The module h5py; RunFileError where it is missing."""
+    try:
+        import h5py
+    except ImportError:
+        raise RunFileError("the run file needs h5py: pip install h5py") from None
+    return h5py
+
+
+def check_shapes(file: Any) -> None:
+    """ValueError where a dataset has not one row a snapshot."""
+    rows = len(file["snapshot"])
+    for name, (_, axes) in FIELDS.items():
+        if axes[0] == "snapshot" and name in file and len(file[name]) != rows:
+            raise ValueError(f"{name} has {len(file[name])} rows of {rows}")
+
+
+def _dtype(name: str) -> Any:
+    return h5py_module().string_dtype("utf-8") if name == "str" else np.dtype(name)
+
+
+def _fill(dtype: str) -> Any:
+    return np.nan if dtype.startswith("float") else None if dtype == "str" else 0
+
+
+def create(file: Any, run: Run) -> None:
+    """Fill a new file: attributes, axes, heads, and every dataset that is not optional, without rows."""
+    from .. import __version__
+
+    file.attrs.update(
+        schema=SCHEMA,
+        headdynamics=__version__,
+        framework=run.framework,
+        model=run.model,
+        signature=json.dumps(run.signature, sort_keys=True, default=str),
+        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        metric=run.metric,
+        greater_is_better=run.greater_is_better,
+        estimator=run.estimator,
+    )
+    heads = run.heads
+    axes: dict[str, Any] = {
+        "snapshot": [],
+        "head": np.arange(len(heads)),
+        "order": list(run.orders),
+        "fraction": list(run.fractions),
+        "block": np.arange(schema.BLOCKS),
+        "window": [],
+    }
+    for name, (dtype, meaning) in AXES.items():
+        values = axes[name]
+        scale = file.create_dataset(name, (len(values),), _dtype(dtype), maxshape=(None,), chunks=(1024,))
+        scale.attrs["long_name"] = meaning
+        scale[:] = values
+        scale.make_scale(name)
+    for name in FIELDS:
+        if not name.startswith(OPTIONAL):
+            create_field(file, name)
+    for name in ("kind", "layer", "number", "module"):
+        column = getattr(heads, name)
+        file[f"heads/{name}"][:] = column.astype(object) if column.dtype.kind == "U" else column
+
+
+def create_field(file: Any, name: str) -> None:
+    """Create one dataset of the schema, with as many rows as its axes have."""
+    dtype, axes = FIELDS[name]
+    shape = tuple(len(file[axis]) for axis in axes)
+    growing = tuple(None if axis in ("snapshot", "window") else size for axis, size in zip(axes, shape, strict=True))
+    chunks = tuple(
+        max(1, min(1024, 8192 // int(np.prod(shape[1:]) or 1))) if limit is None else max(size, 1)
+        for limit, size in zip(growing, shape, strict=True)
+    )
+    field = file.create_dataset(name, shape, _dtype(dtype), maxshape=growing, chunks=chunks, fillvalue=_fill(dtype))
+    for i, axis in enumerate(axes):
+        field.dims[i].attach_scale(file[axis])
+
+
+def _along(file: Any, axis: str) -> list[str]:
+    return [name for name, field in FIELDS.items() if field.axes[0] == axis and name in file]
+
+
+def resize(file: Any, axis: str, size: int) -> None:
+    """Give every dataset along `axis` `size` rows."""
+    file[axis].resize(size, axis=0)
+    for name in _along(file, axis):
+        file[name].resize(size, axis=0)
+
+
+def truncate(file: Any, update: int) -> None:
+    """Drop what a resume at `update` will do again."""
+    for axis in ("snapshot", "window"):
+        resize(file, axis, int(np.searchsorted(file[axis][:], update, side="right")))
+
+
+def append(file: Any, snapshot: Snapshot) -> None:
+    """Write a snapshot's row as the last; rows at its update and beyond go."""
+    at = int(np.searchsorted(file["snapshot"][:], snapshot.update))  # a row measured again replaces the old one
+    resize(file, "snapshot", at)
+    resize(file, "snapshot", at + 1)
+    file["snapshot"][at] = snapshot.update
+    for name, value in _values(file, snapshot).items():
+        if name not in file:  # an optional group, at its first row; earlier rows are missing
+            create_field(file, name)
+        file[name][at] = value
+    for what, ablation in snapshot.ablations.items():
+        file[f"{ABLATIONS[what]}/pvalue"].attrs["test"] = ablation.test
+
+
+def insert(file: Any, snapshot: Snapshot) -> None:
+    """Append, and put the rows beyond back behind it."""
+    first = int(np.searchsorted(file["snapshot"][:], snapshot.update, side="right"))
+    names = ["snapshot", *_along(file, "snapshot")]
+    beyond = {name: file[name][first:] for name in names}
+    append(file, snapshot)
+    at = len(file["snapshot"])
+    resize(file, "snapshot", at + len(beyond["snapshot"]))
+    for name in names:
+        file[name][at:] = beyond[name]
+
+
+def _values(file: Any, snapshot: Snapshot) -> dict[str, Any]:
+    first = next(iter(snapshot.curves.values()), None)
+    values: dict[str, Any] = {
+        "snapshots/update": snapshot.update,
+        "snapshots/epoch": snapshot.epoch,
+        "snapshots/seconds": snapshot.seconds,
+        "snapshots/status": snapshot.status,
+        "snapshots/score": snapshot.score,
+        "snapshots/n_score": first.n if first is not None else 0,
+        "snapshots/checkpoint": snapshot.checkpoint,
+    }
+    if (found := snapshot.importance) is not None:
+        values |= {"snapshots/loss": found.loss, "snapshots/n_importance": found.n}
+        values |= {f"importance/{name}": getattr(found, name) for name in ("mean", "stderr", "signed", "blocks")}
+    if snapshot.curves:
+        orders = [name.decode() if isinstance(name, bytes) else name for name in file["order"][:]]
+        missing = np.full(len(file["fraction"]), np.nan)
+        for part in ("score", "stderr"):
+            values[f"curve/{part}"] = [
+                getattr(snapshot.curves[o], part) if o in snapshot.curves else missing for o in orders
+            ]
+        values |= _areas(snapshot.curves, orders)
+    for what, ablation in snapshot.ablations.items():
+        values |= _ablated(ABLATIONS[what], ablation)
+    return values
+
+
+def _ablated(group: str, ablation: Ablation) -> dict[str, np.ndarray]:
+    names = ("score", "delta", "stderr", "pvalue")
+    halves = dict(zip(("delta_first", "delta_second"), ablation.halves, strict=True))
+    return {f"{group}/{n}": getattr(ablation, n) for n in names} | {f"{group}/{n}": half for n, half in halves.items()}
+
+
+def _areas(curves: Mapping[str, Curve], orders: Sequence[str]) -> dict[str, np.ndarray]:
+    """The group /orders: the area under each order's curve, and how it differs from that of importance."""
+    rows = np.full((len(orders), 4), np.nan)
+    for row, name in zip(rows, orders, strict=True):
+        if name in curves:
+            row[:2] = curves[name].area, curves[name].area_stderr
+            if (reference := reference_of(name, curves)) is not None:
+                row[2:] = curves[name].area_difference(curves[reference])
+    return {f"orders/{n}": rows[:, i] for i, n in enumerate(("area", "area_stderr", "difference", "difference_stderr"))}
