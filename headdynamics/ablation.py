@@ -19,7 +19,7 @@ from .best import Best, best_heads, held_out
 from .gates import masked
 from .heads import Heads, find_heads
 from .scores import Score, Scores
-from .significance import NO_TEST, RESAMPLES, paired_tests
+from .significance import NO_TEST, RESAMPLES, paired_tests, scipy_stats
 
 WHAT = ("one", "all-but-one")
 
@@ -75,7 +75,7 @@ def ablate(
     Raises:
         ValueError: `what` is neither "one" nor "all-but-one"; or see `paired_test`.
         HeadsError: see `find_heads`.
-        ImportError: the test needs scipy, which is missing.
+        ImportError: the tests need scipy, and it is missing.
 
     """
     check_ablations([what])
@@ -103,12 +103,16 @@ def ablate(
 
 
 def check_ablations(ablations: Sequence[str]) -> None:
-    """ValueError where one is neither "one" nor "all-but-one", or comes twice."""
+    """ValueError where one is neither "one" nor "all-but-one", or comes twice; ImportError without scipy."""
+    if isinstance(ablations, str):
+        raise ValueError(f"ablations are a list: write [{ablations!r}]")
     for what in ablations:
         if what not in WHAT:
             raise ValueError(f"unknown ablation {what!r}; there are {' and '.join(WHAT)}")
     if len(set(ablations)) != len(ablations):
         raise ValueError(f"the same ablation twice: {', '.join(ablations)}")
+    if ablations:
+        scipy_stats()
 
 
 def _masks(heads: Heads, what: str) -> torch.Tensor:

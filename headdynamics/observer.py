@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from .ablation import Ablation, ablate, check_ablations
 from .curve import TENTHS, Curve, pruning_curves
-from .estimators import ESTIMATORS, Positions, importance, token_positions
+from .estimators import ESTIMATORS, Importance, Positions, importance, token_positions
 from .heads import Heads, find_heads, unwrap
 from .losses import Loss, cross_entropy
 from .orders import DEFAULT_ORDERS, check_orders, make_order
@@ -46,6 +47,7 @@ class Observer:
         fractions: pruned fractions of the curve, ascending.
         orders: names of pruning orders: see `orders.ORDERS`. Most need no pass over the examples, or a few; those
             that search say what they cost.
+        ablations: "one" and "all-but-one": H + 1 more scores each, with paired tests; see `ablation`. Default: none.
         recorders: further destinations.
         still_too: modules beside the model that a snapshot might change (a criterion).
         settings: what else makes these numbers what they are; part of the signature.
@@ -71,6 +73,7 @@ class Observer:
         estimator: str = "example",
         fractions: Sequence[float] = TENTHS,
         orders: Sequence[str] = DEFAULT_ORDERS,
+        ablations: Sequence[str] = (),
         recorders: Sequence[Recorder] = (),
         positions: Positions = token_positions,
         heads: Heads | None = None,
@@ -80,14 +83,16 @@ class Observer:
         update: int | None = 0,
         strict: bool = False,
     ) -> None:
-        check_options(estimator, fractions, orders)
+        check_options(estimator, fractions, orders, ablations)
         self.model, self.batches, self.loss, self.positions = unwrap(model), batches, loss, positions
         self.score: Any = score or mean_loss(batches, loss)
-        self.strict, self.still_too = strict, tuple(still_too)
+        self.strict, self.still_too, self.ablations = strict, tuple(still_too), tuple(ablations)
         with still(self.model, *self.still_too):
             probe = next(iter(batches), None)
             self.heads = heads or find_heads(self.model, probe if isinstance(probe, Mapping) else None)
             settings = {"estimator": estimator, "fractions": fractions, "orders": orders, **(settings or {})}
+            if ablations:  # a run without any keeps the hash that it had before there were any
+                settings["ablations"] = sorted(ablations)
             check_orders(orders, self.heads)
             signed = signature(self.model, self.heads, batches, settings)
         self.run = Run(
@@ -142,8 +147,9 @@ class Observer:
             if load is not None:
                 load(self.model)
             with still(self.model, *self.still_too):
-                measured = self._measure()
-            taken = Snapshot(update, epoch, time.perf_counter() - began, OK, *measured, checkpoint)
+                found, curves, ablations = self._measure()
+            seconds = time.perf_counter() - began
+            taken = Snapshot(update, epoch, seconds, OK, found, curves, checkpoint, ablations)
             self._warn_of_nan(taken)
         except Exception as error:
             if self.strict:
@@ -154,14 +160,15 @@ class Observer:
         self._record(taken)
         return taken
 
-    def _measure(self) -> tuple[Any, dict[str, Curve]]:
+    def _measure(self) -> tuple[Importance, dict[str, Curve], dict[str, Ablation]]:
         found = importance(
             self.model, self.batches, self.loss, self.run.estimator, heads=self.heads, positions=self.positions
         )
         everything = np.arange(len(self.heads))
         situation = Situation(self.model, self.heads, self.batches, found, everything, self.loss, self.positions)
         orders = {name: make_order(name, situation) for name in self.run.orders}
-        return found, pruning_curves(self.model, orders, self.score, self.run.fractions, heads=self.heads)
+        curves = pruning_curves(self.model, orders, self.score, self.run.fractions, heads=self.heads)
+        return found, curves, {what: ablate(self.model, self.score, what, heads=self.heads) for what in self.ablations}
 
     def _warn_of_nan(self, taken: Snapshot) -> None:
         loss = taken.importance.loss if taken.importance else 0.0
@@ -188,10 +195,13 @@ class Observer:
                 recorder.close()
 
 
-def check_options(estimator: str, fractions: Sequence[float], orders: Sequence[str]) -> None:
+def check_options(
+    estimator: str, fractions: Sequence[float], orders: Sequence[str], ablations: Sequence[str] = ()
+) -> None:
     """ValueError where an option makes no sense, before any work."""
     if estimator not in ESTIMATORS:
         raise ValueError(f"unknown estimator {estimator!r}; there are {', '.join(ESTIMATORS)}")
     if not fractions or list(fractions) != sorted(set(fractions)) or fractions[0] != 0 or fractions[-1] > 1:
         raise ValueError(f"fractions begin with 0 (the unpruned score) and ascend to at most 1, not {list(fractions)}")
     check_orders(orders)
+    check_ablations(ablations)

@@ -98,7 +98,7 @@ def holm(pvalues: Any) -> np.ndarray:
 
 def benjamini_hochberg(pvalues: Any) -> np.ndarray:
     """P-values corrected so that the share of false discoveries is as said (Benjamini, Hochberg 1995); NaN stays."""
-    return _corrected(pvalues, lambda p: np.asarray(_scipy().false_discovery_control(p)))
+    return _corrected(pvalues, lambda p: np.asarray(scipy_stats().false_discovery_control(p)))
 
 
 def _corrected(pvalues: Any, correct: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
@@ -116,7 +116,8 @@ def _holm(p: np.ndarray) -> np.ndarray:
     return out
 
 
-def _scipy() -> Any:
+def scipy_stats() -> Any:
+    """The module scipy.stats; ImportError with the cure where it is missing."""
     try:
         from scipy import stats
     except ImportError:
@@ -155,7 +156,7 @@ def _student(base: Scores, other: Scores) -> PairedTest:
         return PairedTest(delta, *(float("nan"),) * 5, "t", n)
     spread = float(change.std(ddof=1))
     with np.errstate(divide="ignore", invalid="ignore"):
-        found = _scipy().ttest_rel(other.stats[:, 0], base.stats[:, 0])
+        found = scipy_stats().ttest_rel(other.stats[:, 0], base.stats[:, 0])
         low, high = found.confidence_interval(0.95)
         effect = float(np.divide(change.mean(), spread))
     return PairedTest(delta, spread / n**0.5, float(low), float(high), float(found.pvalue), effect, "t", n)
@@ -166,7 +167,7 @@ def _mcnemar(base: Scores, others: Sequence[Scores], resamples: int, seed: int) 
     for other in others:
         change = other.stats[:, 0] - base.stats[:, 0]
         gained, changed = int((change > 0).sum()), int((change != 0).sum())
-        pvalue = float(_scipy().binomtest(gained, changed).pvalue) if changed else 1.0
+        pvalue = float(scipy_stats().binomtest(gained, changed).pvalue) if changed else 1.0
         effect = gained / changed - 0.5 if changed else 0.0
         found.append(replace(_student(base, other), pvalue=pvalue, effect=effect, test="mcnemar"))
     return found

@@ -25,6 +25,7 @@ class HeadDynamicsOptions:
     hd_estimator: str = _option("example", "I(h): example (Michel et al. 2019), token, batch, signed, bertology")
     hd_reduction: str = _option("mean", "an example's loss: mean or sum over its target tokens")
     hd_orders: str = _option("importance,random-1,random-2,random-3", "pruning orders of the curve")
+    hd_ablate: str = _option("", "also without each head in turn, with tests: one, all-but-one, or both with a comma")
     hd_file: str = _option("", "run file (default: SAVE_DIR/headdynamics.h5)")
     hd_tensorboard: str = _option(
         "", "TensorBoard folder, or none (default: --tensorboard-logdir, else SAVE_DIR/tensorboard)"

@@ -29,6 +29,7 @@ def observe(
         estimator=options.hd_estimator,
         fractions=_numbers(options.hd_fractions),
         orders=options.hd_orders.split(","),
+        ablations=options.hd_ablate.split(",") if options.hd_ablate else (),
         recorders=recorders,
         positions=token_positions(pad) if pad is not None else (lambda sample, kind: None),
         still_too=[trainer.get_criterion()],

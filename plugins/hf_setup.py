@@ -40,7 +40,7 @@ class Options:
         Default: with `compute_metrics` see `MetricScore.named`, without it `own_score`.
     compute_metrics: as the Trainer's; `attach` takes the Trainer's own.
     loss: `loss(model, batch) -> [B]`, for I(h); default: cross-entropy from logits and labels.
-    estimator, fractions, orders: see `Observer`.
+    estimator, fractions, orders, ablations: see `Observer`.
     batch_size: default: the Trainer's evaluation batch size.
     eval_dataset: where the examples come from, or the name of one where the Trainer has several. Default: the
         Trainer's evaluation data, which a callback sees only from the first evaluation on, and `attach` at once;
@@ -66,6 +66,7 @@ class Options:
     estimator: str = "example"
     fractions: Sequence[float] = TENTHS
     orders: Sequence[str] = DEFAULT_ORDERS
+    ablations: Sequence[str] = ()
     batch_size: int | None = None
     eval_dataset: Any = None
     data_collator: Callable[[list[Any]], Any] | None = None
@@ -75,7 +76,7 @@ class Options:
     strict: bool = False
 
     def __post_init__(self) -> None:
-        check_options(self.estimator, self.fractions, self.orders)
+        check_options(self.estimator, self.fractions, self.orders, self.ablations)
         parse(self.every)
         if self.examples < 1 or self.score_examples < 1:
             raise ValueError(f"examples={self.examples}, score_examples={self.score_examples}: give 1 or more")
@@ -137,6 +138,7 @@ def observe(
         estimator=options.estimator,
         fractions=options.fractions,
         orders=options.orders,
+        ablations=options.ablations,
         recorders=_tensorboard(options, args, trainer),
         settings=settings,
         framework="transformers",
