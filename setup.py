@@ -38,5 +38,5 @@ setup(
         "analysis": ANALYSIS,
         "dev": HF + TENSORBOARD + ANALYSIS + ["pytest>=8", "pytest-timeout", "ruff", "mypy", "sacrebleu>=2.3"],
     },
-    entry_points={"console_scripts": ["headdynamics = headdynamics.analysis.__main__:main"]},
+    entry_points={"console_scripts": ["headdynamics = headdynamics.__main__:main"]},
 )

@@ -6,7 +6,7 @@ import argparse
 import difflib
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -109,38 +109,39 @@ COMMANDS = {
 }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, commands: Mapping[str, Command] = COMMANDS) -> int:
     """Run one command.
 
     Args:
         argv: arguments without the program's name; None: the process's own.
+        commands: what there is.
 
     Returns:
         0, or 2 after one line on stderr that says what is wrong.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        if argv and not argv[0].startswith("-") and argv[0] not in COMMANDS:
-            raise UsageError(_unknown(argv[0]))
-        args = _parser().parse_args(argv)
+        if argv and not argv[0].startswith("-") and argv[0] not in commands:
+            raise UsageError(_unknown(argv[0], commands))
+        args = _parser(commands).parse_args(argv)
         return args.function(args)
     except (RunFileError, UsageError, ImportError, OSError, ValueError) as error:
         return _complain(error)
 
 
-def _parser() -> Parser:
+def _parser(commands: Mapping[str, Command]) -> Parser:
     parser = Parser(prog="headdynamics", description="Which attention heads matter, and when in training that settles.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
-    for name, command in COMMANDS.items():
-        one = commands.add_parser(name, help=command.help, description=command.help)
+    added = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
+    for name, command in commands.items():
+        one = added.add_parser(name, help=command.help, description=command.help)
         command.options(one)
         one.set_defaults(function=command.function)
     return parser
 
 
-def _unknown(name: str) -> str:
-    near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.4)
-    meant = f"did you mean '{near[0]}'?" if near else f"the commands are {', '.join(COMMANDS)}"
+def _unknown(name: str, commands: Mapping[str, Command]) -> str:
+    near = difflib.get_close_matches(name, commands, n=1, cutoff=0.4)
+    meant = f"did you mean '{near[0]}'?" if near else f"the commands are {', '.join(commands)}"
     return f"there is no command '{name}': {meant}"
 
 

@@ -1,0 +1,26 @@
+"""The program: ``headdynamics settle|curves|show|...|backfill``. What only reads imports no torch."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from headdynamics.analysis.__main__ import COMMANDS as READERS
+from headdynamics.analysis.__main__ import Command
+from headdynamics.analysis.__main__ import main as run
+from headdynamics.plugins import backfill_command
+
+COMMANDS = READERS | {
+    "backfill": Command(
+        "measure the checkpoints of a finished training", backfill_command.run, backfill_command.options
+    )
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; see `headdynamics.analysis.__main__.main`."""
+    return run(argv, COMMANDS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""`headdynamics backfill`: its options, and which library's checkpoints they are. No torch until it runs."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `headdynamics backfill`."""
+    parser.add_argument(
+        "checkpoints", nargs="+", type=Path, metavar="CHECKPOINT", help="checkpoint*.pt, checkpoint-*, or their folder"
+    )
+    parser.add_argument("--data", required=True, type=Path, help="fairseq: data-bin; else sentences (tsv, csv, jsonl)")
+    parser.add_argument("-o", "--output", type=Path, help="run file (default: backfill.h5 beside the checkpoints)")
+    parser.add_argument("--every-th", type=int, default=1, metavar="N", help="every N-th, counted back from the last")
+    parser.add_argument("--only", type=_numbers, default=[], metavar="UPDATE,...", help="only these updates")
+    parser.add_argument("--transfer", action="store_true", help="prune the last model by each checkpoint's order, too")
+    parser.add_argument("--cpu", action="store_true", help="do not use a GPU")
+    parser.add_argument("--strict", action="store_true", help="stop at a checkpoint that cannot be measured")
+    measuring = parser.add_argument_group(
+        "what to measure", "Default: fairseq: as the training was watched; else the defaults of headdynamics.attach."
+    )
+    for name, kind, text in (
+        ("examples", int, "examples for I(h)"),
+        ("score-examples", int, "examples for the pruning curve"),
+        ("score", str, "such as loss, bleu, accuracy"),
+        ("estimator", str, "example, token, batch, signed"),
+        ("fractions", str, "pruned fractions, such as 0,0.5,1"),
+        ("orders", str, "pruning orders, such as importance,random-1"),
+        ("seed", int, "seed of the draw of examples"),
+    ):
+        measuring.add_argument(f"--{name}", type=kind, help=text)
+    fairseq = parser.add_argument_group("fairseq")
+    fairseq.add_argument("--subset", help="of the data (default: valid)")
+    fairseq.add_argument("--reduction", choices=("mean", "sum"), help="an example's loss over its target tokens")
+    fairseq.add_argument("--eval-bleu-args", metavar="JSON", help="how BLEU decodes (default: as in training)")
+    fairseq.add_argument(
+        "--eval-bleu-remove-bpe", metavar="BPE", help="such as sentencepiece (default: as in training)"
+    )
+    fairseq.add_argument("--user-dir", default="", help="the training's own --user-dir: its code is run")
+    text = parser.add_argument_group("Hugging Face text classifiers (any other: headdynamics.backfill in Python)")
+    text.add_argument("--tokenizer", type=Path, metavar="DIR", help="default: the checkpoint's")
+    text.add_argument("--text-columns", type=_words, default=[], metavar="NAME,...", help="default: text")
+    text.add_argument("--label-column", default="", metavar="NAME", help="default: label")
+    text.add_argument("--max-length", type=int, help="tokens; longer texts are cut")
+    text.add_argument("--batch-size", type=int, default=64)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure the checkpoints and print the run file's path."""
+    for place in args.checkpoints:
+        if not place.exists():
+            raise ValueError(f"{place} does not exist")
+    if not args.data.exists():
+        raise ValueError(f"--data {args.data} does not exist")
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("headdynamics").setLevel(logging.INFO)
+    first = args.checkpoints[0]
+    output = args.output or (first if first.is_dir() and not _is_folder(first) else first.parent) / "backfill.h5"
+    print(_fairseq(args, output) if _is_fairseq(args.checkpoints) else _transformers(args, output))
+    return 0
+
+
+def _is_folder(place: Path) -> bool:
+    return (place / "trainer_state.json").is_file()
+
+
+def _is_fairseq(places: Sequence[Path]) -> bool:
+    found = {p.suffix == ".pt" or (p.is_dir() and any(p.glob("checkpoint*.pt"))) for p in places}
+    if len(found) > 1:
+        raise ValueError(
+            "some of these checkpoints are fairseq's (.pt) and some are not: backfill one training at a time"
+        )
+    return found.pop()
+
+
+def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
+    return {name: value for name in names if (value := getattr(args, name)) is not None}
+
+
+def _fairseq(args: argparse.Namespace, output: Path) -> str:
+    from .fairseq_checkpoints import backfill
+
+    given = _given(args, "examples", "score_examples", "score", "estimator", "fractions", "orders", "seed", "subset")
+    return backfill(
+        args.checkpoints,
+        str(args.data),
+        output,
+        given=given | _given(args, "reduction", "strict"),
+        task=_given(args, "eval_bleu_args", "eval_bleu_remove_bpe"),
+        user_dir=args.user_dir,
+        every=args.every_th,
+        only=args.only,
+        transfer=args.transfer,
+        cpu=args.cpu,
+    )
+
+
+def _transformers(args: argparse.Namespace, output: Path) -> str:
+    from .hf_checkpoints import backfill, find
+    from .hf_text import text_trainer
+
+    found = find(args.checkpoints)
+    trainer = text_trainer(
+        Path(max(found, key=lambda checkpoint: checkpoint.update).path),
+        args.data,
+        tokenizer=args.tokenizer,
+        text=args.text_columns,
+        label=args.label_column,
+        max_length=args.max_length,
+        batch_size=args.batch_size,
+        cpu=args.cpu,
+    )
+    given = _given(args, "examples", "score_examples", "score", "estimator", "seed", "strict")
+    if args.fractions is not None:
+        given["fractions"] = [float(part) for part in _words(args.fractions)]
+    if args.orders is not None:
+        given["orders"] = _words(args.orders)
+    return backfill(trainer, output, found, every_th=args.every_th, only=args.only, transfer=args.transfer, **given)
+
+
+def _words(text: str) -> list[str]:
+    return text.split(",")
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]

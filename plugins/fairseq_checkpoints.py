@@ -1,0 +1,208 @@
+"""Backfill of a fairseq training: its `checkpoint*.pt`, measured as the training would have been.
+
+A checkpoint holds the training's whole configuration. It is read as data: see `fairseq_config`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import pickle
+import zipfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from headdynamics.checkpoints import Checkpoint, chosen, in_order, measure_checkpoints, measure_transfer
+from headdynamics.stillness import still
+
+from .fairseq_config import ConfigError, safe_config, weights_only
+from .fairseq_measures import still_trainer
+from .fairseq_options import HeadDynamicsOptions
+from .fairseq_setup import observe
+from .fairseq_trainer import allow_fairseq_checkpoints
+
+logger = logging.getLogger("headdynamics")
+MEASURING = "examples score_examples subset score fractions estimator reduction orders seed ablate".split()
+
+
+class Stand(NamedTuple):
+    """Where training stood when a checkpoint was written."""
+
+    path: Path
+    update: int
+    epoch: int  # the epoch in progress, from 1
+    iterations: int  # batches of it that were done
+
+
+def backfill(
+    places: Iterable[Path],
+    data: str,
+    output: str | Path,
+    *,
+    given: Mapping[str, Any] | None = None,
+    task: Mapping[str, Any] | None = None,
+    user_dir: str = "",
+    every: int = 1,
+    only: Sequence[int] = (),
+    transfer: bool = False,
+    cpu: bool = False,
+) -> str:
+    """Measure checkpoints into a run file; the path that was written.
+
+    Args:
+        places: `checkpoint*.pt` files, or folders of them.
+        data: the binarised data, as for fairseq-train.
+        output: the run file; one that has some of these rows already is completed.
+        given: `HeadDynamicsOptions` by name without `hd_`. Default: those of the training itself, where the
+            instrument was on, else the usual ones.
+        task: settings of the task to change, such as `eval_bleu_args`.
+        user_dir: the training's own `--user-dir`; what the checkpoint says of it is never imported.
+        every: see `checkpoints.chosen`.
+        only: the same.
+        transfer: see `checkpoints.measure_transfer`.
+        cpu: do not use a GPU.
+
+    Raises:
+        ValueError: no checkpoint can be used, or an option makes no sense.
+        RunFileError: the run file cannot be written.
+
+    """
+    stands = find(places)
+    trainer, settings = build(stands[-1].path, data, task or {}, user_dir, cpu)
+    options = _options(settings, given or {})
+    with still(trainer.get_model(), trainer.get_criterion()), still_trainer(trainer):
+        length = _Lengths(trainer)
+        checkpoints = chosen(in_order(_checkpoint(stand, trainer, length) for stand in stands), every, only)
+        observer = observe(options, trainer, str(output), None)
+        try:
+            logger.info("%d checkpoints; run file %s", len(checkpoints), observer.path)
+            measure_checkpoints(observer, checkpoints)
+            if transfer:
+                measure_transfer(observer, checkpoints[-1])
+        finally:
+            observer.close()
+    return observer.path
+
+
+def find(places: Iterable[Path]) -> list[Stand]:
+    """Every checkpoint that can be read, by update; one that cannot is named in the log.
+
+    Raises:
+        ValueError: there is none; the message has the reason of the first.
+
+    """
+    found, trouble = [], []
+    for place in places:
+        for path in sorted(place.glob("checkpoint*.pt")) if place.is_dir() else [place]:
+            try:
+                found.append(_stand(path))
+            except (ValueError, OSError) as error:
+                trouble.append(str(error))
+                logger.error("%s", error)
+    if not found:
+        raise ValueError(trouble[0] if trouble else "no checkpoint*.pt in the given folders")
+    return sorted(found, key=lambda stand: stand.update)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A checkpoint's content by torch's safe loader.
+
+    Raises:
+        ValueError: the file is damaged, is no fairseq checkpoint, or holds more than tensors and plain values.
+
+    """
+    allow_fairseq_checkpoints()
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
+    except pickle.UnpicklingError as error:
+        why = next((line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "Unsupported" in line), "")
+        raise ValueError(
+            f"{path} is not loaded: it is damaged or holds more than tensors and plain values, and nothing in a "
+            f"checkpoint is ever run. {why}".rstrip()
+        ) from error
+    except (RuntimeError, EOFError, AttributeError, TypeError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    if not isinstance(state, dict) or not {"model", "optimizer_history", "extra_state"} <= state.keys():
+        raise ValueError(f"{path} is no checkpoint of fairseq-train")
+    return state
+
+
+def _stand(path: Path) -> Stand:
+    state = read(path)
+    try:
+        at = state["extra_state"]["train_iterator"]
+        return Stand(
+            path, int(state["optimizer_history"][-1]["num_updates"]), int(at["epoch"]), int(at["iterations_in_epoch"])
+        )
+    except (LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} does not say where training stood ({error!r})") from error
+
+
+def build(path: Path, data: str, task: Mapping[str, Any], user_dir: str, cpu: bool) -> tuple[Any, dict[str, Any]]:
+    """The Trainer of fairseq for the model of a checkpoint (weights not loaded), and the training's settings.
+
+    Raises:
+        ConfigError: the configuration is missing, unknown to this fairseq, or could lead to code being run.
+
+    """
+    from fairseq import tasks, utils
+    from fairseq.trainer import Trainer
+
+    if user_dir:
+        utils.import_user_module(argparse.Namespace(user_dir=user_dir))
+    state = read(path)
+    if not isinstance(state.get("cfg"), dict):
+        raise ConfigError(f"{path} has no cfg: it was written by a fairseq older than 0.12, which is not supported")
+    if not Path(data).is_dir():
+        raise ValueError(f"--data {data} is no folder of binarised data")
+    config = safe_config(state["cfg"], data, task, cpu)
+    with weights_only():
+        made = tasks.setup_task(config.task)
+        model, criterion = made.build_model(config.model), made.build_criterion(config.criterion)
+    return Trainer(config, made, model, criterion), dict(state["cfg"]["common"])
+
+
+def _options(settings: Mapping[str, Any], given: Mapping[str, Any]) -> HeadDynamicsOptions:
+    """What to measure: as `given`, else as the training was watched. Places to write to are never the training's."""
+    kept = {f.name: f for f in fields(HeadDynamicsOptions) if f.name.removeprefix("hd_") in MEASURING}
+    theirs = {n: settings[n] for n, f in kept.items() if type(settings.get(n)) is type(f.default)}
+    return HeadDynamicsOptions(**theirs | {f"hd_{name}": value for name, value in given.items()})
+
+
+class _Lengths:
+    """Batches in an epoch, from the training data, read only where a checkpoint stands within an epoch."""
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer, self.known = trainer, dict[int, float]()
+
+    def __getitem__(self, epoch: int) -> float:
+        if epoch not in self.known:
+            try:
+                self.known[epoch] = len(self.trainer.get_train_iterator(epoch=epoch))
+            except Exception as error:
+                logger.warning("how far epoch %d was is not known without the training data: %s", epoch, error)
+                self.known[epoch] = math.nan
+        return self.known[epoch]
+
+
+def _checkpoint(stand: Stand, trainer: Any, length: _Lengths) -> Checkpoint:
+    done = stand.iterations / length[stand.epoch] if stand.iterations else 0.0
+    return Checkpoint(stand.update, stand.epoch - 1 + done, str(stand.path), _loader(stand, trainer))
+
+
+def _loader(stand: Stand, trainer: Any) -> Callable[[nn.Module], None]:
+    def load(model: Any) -> None:
+        state = read(stand.path)
+        model.load_state_dict(state["model"], strict=True, model_cfg=trainer.cfg.model)
+        if state.get("criterion"):  # an adaptive softmax, say, has weights of its own
+            trainer.get_criterion().load_state_dict(state["criterion"], strict=True)
+        if hasattr(model, "set_num_updates"):
+            model.set_num_updates(stand.update)
+
+    return load

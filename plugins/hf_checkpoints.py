@@ -1,0 +1,166 @@
+"""Backfill of a Hugging Face training: its `checkpoint-*` folders, measured as the Trainer's callback would have."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel, Trainer
+
+from headdynamics.checkpoints import Checkpoint, chosen, in_order, measure_checkpoints, measure_transfer, saved_weights
+from headdynamics.heads import unwrap
+from headdynamics.stillness import still
+
+from .hf_measures import as_it_was
+from .hf_setup import Options, observe
+
+logger = logging.getLogger("headdynamics")
+STATE = "trainer_state.json"
+
+
+def backfill(
+    trainer: Trainer,
+    path: str | os.PathLike[str] = "run.h5",
+    checkpoints: str | os.PathLike[str] | Iterable[str | os.PathLike[str] | Checkpoint] | None = None,
+    *,
+    every_th: int = 1,
+    only: Sequence[int] = (),
+    transfer: bool = False,
+    **options: Any,
+) -> str:
+    """Measure a finished training's checkpoints as `attach` would have during it; the run file that was written.
+
+    With the Trainer of that training and the options that `attach` took, the numbers are the same to the last
+    bit. A second call goes on where the first ended; a file that `attach` wrote is completed.
+
+    Args:
+        trainer: gives model, data, collator and metrics; its weights are as before afterwards.
+        path: the run file.
+        checkpoints: `checkpoint-*` folders or a folder of them, `RUN-weights` or files of it, or `Checkpoint`s.
+            Default: the Trainer's output_dir.
+        every_th: measure every n-th checkpoint, counted back from the last.
+        only: measure these updates.
+        transfer: also score the last model pruned by each checkpoint's order; see `checkpoints.measure_transfer`.
+        options: see `hf_setup.Options`; those that say when to measure mean nothing here.
+
+    Raises:
+        ValueError: there is no checkpoint, or an option makes no sense.
+        RunFileError: the run file cannot be written.
+
+    """
+    chosen_options = Options(**{"tensorboard": False} | options)
+    if trainer.args.world_size > 1:
+        raise ValueError("backfill measures in one process: start it without torchrun or accelerate launch")
+    given = trainer.args.output_dir if checkpoints is None else checkpoints
+    found = chosen(in_order(find([given] if isinstance(given, (str, os.PathLike)) else given)), every_th, only)
+    model = unwrap(trainer.model)
+    with still(model), _as_in_training(trainer):
+        seen = {"model": model}
+        if trainer.eval_dataset is None and chosen_options.eval_dataset is None and trainer.train_dataset is not None:
+            seen["train_dataloader"] = trainer.get_train_dataloader()
+        observer = observe(chosen_options, str(path), trainer.args, None, trainer, seen)
+        try:
+            logger.info("%d checkpoints; run file %s", len(found), observer.path)
+            measure_checkpoints(observer, found)
+            if transfer:
+                measure_transfer(observer, found[-1])
+        finally:
+            observer.close()
+    return observer.path
+
+
+@contextlib.contextmanager
+def _as_in_training(trainer: Trainer) -> Iterator[None]:
+    """The Trainer evaluates as within a training: no half precision but that of the training itself."""
+    with as_it_was(trainer):
+        trainer.is_in_train = True
+        if trainer.accelerator.mixed_precision != "no" and not trainer.accelerator._models:
+            trainer.accelerator.prepare_model(trainer.model, evaluation_mode=True)  # autocast round its forward
+        yield
+
+
+def find(places: Iterable[str | os.PathLike[str] | Checkpoint]) -> list[Checkpoint]:
+    """The checkpoints of these places: each a checkpoint, a folder of them, or weights that we saved.
+
+    Raises:
+        ValueError: a place has none, or one does not say where training stood.
+
+    """
+    found: list[Checkpoint] = []
+    for place in places:
+        if isinstance(place, Checkpoint):
+            found.append(place)
+            continue
+        path = Path(place)
+        if path.suffix == ".safetensors":
+            found += [c for c in saved_weights(path.parent) if Path(c.path) == path]
+        elif (path / STATE).is_file():
+            found.append(_checkpoint(path))
+        elif inner := sorted(folder.parent for folder in path.glob(f"*/{STATE}")):
+            found += [_checkpoint(folder) for folder in inner]
+        elif any(path.glob("update-*.safetensors")):
+            found += saved_weights(path)
+        else:
+            raise ValueError(f"{path} is no checkpoint of a Trainer (it has no {STATE}) and holds none")
+    return found
+
+
+def _checkpoint(folder: Path) -> Checkpoint:
+    try:
+        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        return Checkpoint(int(state["global_step"]), float(state["epoch"]), str(folder), _loader(folder))
+    except (LookupError, TypeError, ValueError, OSError) as error:
+        raise ValueError(f"{folder / STATE} does not say where training stood ({error!r})") from error
+
+
+def _loader(folder: Path) -> Callable[[nn.Module], None]:
+    def load(model: nn.Module) -> None:
+        model.load_state_dict(read(folder, model), strict=True)
+
+    return load
+
+
+def read(folder: Path, model: nn.Module) -> dict[str, torch.Tensor]:
+    """Every weight of `model` from a checkpoint; of its files only those of weights are opened.
+
+    Raises:
+        ValueError: no weights, not the model's, or not only weights.
+
+    """
+    if isinstance(model, PreTrainedModel):
+        return _by_transformers(folder, model)
+    if (file := folder / "model.safetensors").is_file():
+        from safetensors.torch import load_file
+
+        return load_file(file)
+    if (file := folder / "pytorch_model.bin").is_file():
+        state: dict[str, torch.Tensor] = torch.load(file, map_location="cpu", weights_only=True)
+        return state
+    raise ValueError(f"{folder} has neither model.safetensors nor pytorch_model.bin")
+
+
+def _by_transformers(folder: Path, model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """By transformers' own loader, which knows shards, tied weights and renamed ones; the config is the model's own."""
+    if (folder / "adapter_config.json").exists():
+        raise ValueError(f"{folder} holds an adapter, not a model: merge it, or give Checkpoints of your own")
+    loaded, told = type(model).from_pretrained(
+        str(folder),
+        config=model.config,
+        dtype=model.dtype,
+        local_files_only=True,
+        weights_only=True,
+        output_loading_info=True,
+    )
+    for trouble in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if names := sorted(map(str, told[trouble])):
+            what, more = trouble.replace("_keys", ""), f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise ValueError(f"the weights in {folder} are not this model's: {what} {names[0]}{more}")
+    state: dict[str, torch.Tensor] = loaded.state_dict()
+    return state

@@ -1,0 +1,160 @@
+"""A Trainer for the command line: the model of a checkpoint, its tokenizer, and sentences with labels from a file."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import transformers
+from transformers import AutoConfig, AutoTokenizer, DataCollatorWithPadding, PreTrainedModel, Trainer, TrainingArguments
+
+
+def text_trainer(
+    folder: Path,
+    data: Path,
+    *,
+    tokenizer: Path | None = None,
+    text: Sequence[str] = (),
+    label: str = "",
+    max_length: int | None = None,
+    batch_size: int = 64,
+    cpu: bool = False,
+) -> Trainer:
+    """A Trainer to evaluate the checkpoint in `folder` on `data` (tsv, csv or jsonl); nothing it holds is run.
+
+    Args:
+        folder: a checkpoint with config.json.
+        data: one example a line.
+        tokenizer: a folder; default: the checkpoint.
+        text: its columns of text, by the names in the first line of `data` (jsonl: keys), or by number, from 1, where
+            it has no names. Default: `text`, or the second of two columns without names.
+        label: the same. Default: `label`, or the first of two columns without names.
+        max_length: longer texts are cut; default: the tokenizer's own limit.
+        batch_size: examples a batch.
+        cpu: do not use a GPU.
+
+    Raises:
+        ValueError: model, tokenizer or data cannot be used; the message says why.
+
+    """
+    model = build_model(folder)
+    words = load_tokenizer(tokenizer or folder)
+    texts, labels = read_examples(data, text, label)
+    encoded = words(*texts, truncation=True, max_length=max_length)
+    numbers = [_label(value, model.config) for value in labels]
+    columns = {**encoded, "labels": numbers}
+    rows = [{name: column[i] for name, column in columns.items()} for i in range(len(numbers))]
+    settings = TrainingArguments(
+        str(folder.parent), per_device_eval_batch_size=batch_size, use_cpu=cpu, report_to=[], disable_tqdm=True
+    )
+    return Trainer(model, settings, eval_dataset=rows, data_collator=DataCollatorWithPadding(words))
+
+
+def build_model(folder: Path) -> PreTrainedModel:
+    """The classifier that config.json names, if it is one of transformers' own.
+
+    Raises:
+        ValueError: it is not, or the config asks for code from elsewhere.
+
+    """
+    try:
+        told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        name = str(told["architectures"][0])
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise ValueError(f"{folder / 'config.json'} does not name the model's architecture ({error!r})") from error
+    _refuse_foreign(told, folder)
+    made = getattr(transformers, name, None) if name.endswith("ForSequenceClassification") else None
+    if not (isinstance(made, type) and issubclass(made, PreTrainedModel)):
+        raise ValueError(
+            f"{name} is no classifier of transformers (...ForSequenceClassification): for any other model use "
+            "headdynamics.backfill(trainer, ...) in Python"
+        )
+    config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    model: PreTrainedModel = made.from_pretrained(str(folder), config=config, dtype="auto", local_files_only=True)
+    return model
+
+
+def _refuse_foreign(config: Any, folder: Path) -> None:
+    """An attention named AUTHOR/KERNEL is code that transformers would fetch."""
+    if isinstance(config, Mapping):
+        for key, value in config.items():
+            if "implementation" in str(key) and "/" in json.dumps(value):
+                raise ValueError(f"{folder / 'config.json'} asks for code from elsewhere ({key}: {value}): refused")
+            if key == "quantization_config" and value:
+                raise ValueError(f"{folder} is quantized: its heads' gradients cannot be had")
+            _refuse_foreign(value, folder)
+    elif isinstance(config, list):
+        for value in config:
+            _refuse_foreign(value, folder)
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """A tokenizer from a folder; ValueError where there is none."""
+    if not (folder / "tokenizer_config.json").is_file():
+        raise ValueError(f"{folder} has no tokenizer (no tokenizer_config.json): name its folder by --tokenizer DIR")
+    return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+
+
+def read_examples(path: Path, text: Sequence[str] = (), label: str = "") -> tuple[list[list[str]], list[Any]]:
+    """(the texts of each text column, the labels) of a tsv, csv or jsonl file.
+
+    Raises:
+        ValueError: the file is of another kind, lacks a column, or is empty.
+
+    """
+    table = _table(path)
+    wanted = [*(text or ["text"]), label or "label"]
+    names, rows, at = table[0], table[1:], []
+    if set(wanted) <= set(names):
+        at = [names.index(name) for name in wanted]
+    elif path.suffix != ".jsonl" and all(word.isdigit() and 0 < int(word) <= len(names) for word in wanted):
+        rows, at = table, [int(word) - 1 for word in wanted]
+    elif path.suffix != ".jsonl" and not text and not label and len(names) == 2:
+        rows, at = table, [1, 0]
+    else:
+        lost = next(word for word in wanted if word not in names)
+        raise ValueError(
+            f"{path} has no column {lost!r} but {', '.join(map(str, names))[:200]}: see --text-columns, --label-column"
+        )
+    for number, row in enumerate(rows, 1):
+        if len(row) <= max(at) or any(row[i] is None for i in at):
+            raise ValueError(f"{path}: example {number} has too few columns")
+    *texts, labels = [[row[i] for row in rows] for i in at]
+    if not labels:
+        raise ValueError(f"{path} has no examples")
+    return [[str(value) for value in column] for column in texts], labels
+
+
+def _table(path: Path) -> list[list[Any]]:
+    """Lines as lists; of a jsonl file the keys of its first line come first."""
+    if path.suffix not in (".tsv", ".csv", ".jsonl"):
+        raise ValueError(f"{path}: give a .tsv, .csv or .jsonl file")
+    with path.open(encoding="utf-8", newline="") as lines:
+        if path.suffix == ".jsonl":
+            found = [json.loads(line) for line in lines if line.strip()]
+            if not all(isinstance(row, dict) for row in found):
+                raise ValueError(f"{path}: every line has to be an object with keys")
+            table = [list(found[0]), *([row.get(name) for name in found[0]] for row in found)] if found else []
+        else:
+            quoting = csv.QUOTE_NONE if path.suffix == ".tsv" else csv.QUOTE_MINIMAL
+            table = list(csv.reader(lines, delimiter="\t" if path.suffix == ".tsv" else ",", quoting=quoting))
+    if not table:
+        raise ValueError(f"{path} is empty")
+    return table
+
+
+def _label(value: Any, config: Any) -> int | float:
+    """A class by number or by the name that the config gives it; a real number for regression."""
+    named = {str(name): number for name, number in (config.label2id or {}).items()}
+    try:
+        if config.num_labels == 1:
+            return float(value)
+        found = named[str(value)] if str(value) in named else int(value)
+    except ValueError:
+        raise ValueError(f"label {value!r} is none of the model's {', '.join(named)}, nor a number") from None
+    if not 0 <= found < config.num_labels:
+        raise ValueError(f"label {value!r} is none of the model's {config.num_labels} classes")
+    return found
