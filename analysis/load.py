@@ -16,6 +16,8 @@ with needed():
     import h5py
     import xarray as xr
 
+NOTES = ("test",)  # attributes of a dataset that come along as its variable's own
+
 
 def load_run(path: str | os.PathLike[str]) -> Run:
     """Read a run file.
@@ -59,7 +61,7 @@ def _check_is_hdf5(path: Path) -> None:
 def _read(path: Path, file: h5py.File) -> Run:
     attrs = _attributes(path, file)
     coordinates: dict[str, np.ndarray] = {}
-    groups: dict[str, dict[str, tuple[tuple[str, ...], np.ndarray]]] = {}
+    groups: dict[str, dict[str, tuple[tuple[str, ...], np.ndarray, dict[str, str]]]] = {}
     for name, field in FIELDS.items():
         group, _, variable = name.rpartition("/")
         if name.startswith(OPTIONAL) and group not in file:
@@ -68,11 +70,13 @@ def _read(path: Path, file: h5py.File) -> Run:
             if axis not in coordinates:
                 coordinates[axis] = _array(path, file, axis, AXES[axis][0], (None,))
         shape = tuple(len(coordinates[axis]) for axis in field.axes)
-        groups.setdefault(group, {})[variable] = (field.axes, _array(path, file, name, field.dtype, shape))
+        array = _array(path, file, name, field.dtype, shape)
+        notes = {key: str(_plain(file[name].attrs[key])) for key in NOTES if key in file[name].attrs}
+        groups.setdefault(group, {})[variable] = (field.axes, array, notes)
     _check_growing(path, coordinates["snapshot"], groups["snapshots"]["update"][1])
     datasets = {
         group.replace("/", "_"): xr.Dataset(
-            variables, {axis: coordinates[axis] for axes, _ in variables.values() for axis in axes}
+            variables, {axis: coordinates[axis] for axes, *_ in variables.values() for axis in axes}
         )
         for group, variables in groups.items()
     }
