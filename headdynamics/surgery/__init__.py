@@ -1,7 +1,7 @@
 """Take heads out for real: rows of q, k, v and columns of W_O are gone (Michel et al. 2019, section 4.3).
 
 prune: which heads stay -> remove: plan, cut, undo on failure (layouts: whose rows are whose; cut: slice; special:
-the odd few; probe: compare with the masked model) -> record: the model's config says what was done -> reload.
+the odd few; proof: compare with the masked model) -> config: a Hugging Face config says what was done -> reload.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from torch import nn
 
 from ..curve import pruned_count
 from ..heads import Heads, find_heads, unwrap
+from .config import write_config
 from .layouts import SurgeryError, read_layout
-from .record import record
 from .reload import load_pruned
 from .remove import take_out
 
@@ -67,7 +67,7 @@ def remove_heads(
     stays = torch.as_tensor(keep).bool()
     if stays.shape != (len(heads),):
         raise ValueError(f"keep has shape {tuple(stays.shape)}; this model has {len(heads)} heads: [{len(heads)}]")
-    record(model, take_out(model, heads, stays, batch))
+    write_config(model, take_out(model, heads, stays, batch))
 
 
 def grouped_keep(heads: Heads, order: np.ndarray, fraction: float) -> torch.Tensor:

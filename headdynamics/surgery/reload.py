@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from ..heads import Attention, find_heads, unwrap
+from .config import ENTRY, short
 from .layouts import Layout, SurgeryError, read_layout
-from .record import ENTRY, short
 from .remove import take_out
 
 

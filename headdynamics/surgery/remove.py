@@ -13,7 +13,7 @@ from torch import nn
 from ..heads import Heads
 from .cut import Edits, cut_block
 from .layouts import Layout, SurgeryError, read_layout
-from .probe import outputs, same
+from .proof import outputs, same
 from .special import settle
 
 

@@ -9,17 +9,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..heads import CONFIG_HEAD_COUNTS, HeadsError, find_heads
-from .cut import GROUPS, HEADS, WIDTHS
-from .layouts import GROUP_SIZES, read_layout
+from ..heads import HeadsError, find_heads
+from .cut import GROUPS, HEADS
+from .layouts import GROUP_SIZES, SurgeryError, read_layout
 from .remove import Plan
 
 #: the entry in the config: attention block (its path in the base model) -> the original numbers of its heads
 ENTRY = "kept_heads"
-TELLING = (*HEADS, *GROUPS, *WIDTHS, *GROUP_SIZES, "head_dim", "scaling", "scale", "kept_bias")
+COUNTS = (*HEADS, "encoder_attention_heads", "decoder_attention_heads")
+TELLING = (*HEADS, *GROUPS, *GROUP_SIZES, "head_dim", "scaling", "scale", "kept_bias")
 
 
-def record(model: nn.Module, plans: Mapping[str, Plan]) -> None:
+def write_config(model: nn.Module, plans: Mapping[str, Plan]) -> None:
     """Update `model.config`, so that `save_pretrained` writes all that is needed to build the model again.
 
     Where the model's own class builds these shapes from its config (equal head counts and an explicit head size;
@@ -32,14 +33,12 @@ def record(model: nn.Module, plans: Mapping[str, Plan]) -> None:
     for name, plan in plans.items():
         old = entry.get(short(model, name), range(plan.layout.block.heads))
         entry[short(model, name)] = [old[head] for head in plan.heads]
-    for words in _own_words(model, config, entry):
-        if _builds(model, words):
-            for name, value in words.items():
-                setattr(config, name, value)
-            if "pruned_heads" not in words:
-                entry = {}
-            break
-    setattr(config, ENTRY, entry or None)
+    said = next((words for words in _own_words(model, config, entry) if _builds(model, words)), {})
+    if getattr(config, "pruned_heads", None):  # of an earlier cut
+        config.pruned_heads = {}
+    for name, value in said.items():
+        setattr(config, name, value)
+    setattr(config, ENTRY, None if said and "pruned_heads" not in said else entry)
 
 
 def short(model: Any, name: str) -> str:
@@ -51,18 +50,19 @@ def short(model: Any, name: str) -> str:
 def _own_words(model: Any, config: Any, entry: Mapping[str, list[int]]) -> Iterator[dict[str, Any]]:
     try:
         blocks = find_heads(model).blocks
-    except HeadsError:  # none is left
+        layouts = [read_layout(block) for block in blocks]
+    except (HeadsError, SurgeryError):  # none is left, or a block that was not cut is of an unknown layout
         return
-    layouts = [read_layout(block) for block in blocks]
-    counts = {(layout.block.heads, layout.groups, layout.size) for layout in layouts}
-    if len(counts) == 1:
-        heads, groups, size = counts.pop()
-        words = {name: heads for name in CONFIG_HEAD_COUNTS} | {name: groups for name in GROUPS} | {"head_dim": size}
-        yield {name: value for name, value in words.items() if isinstance(getattr(config, name, None), int)}
+    shapes = {(layout.block.heads, layout.groups, layout.size) for layout in layouts}
+    if len(shapes) == 1:
+        heads, groups, size = shapes.pop()
+        counts = {name: heads for name in COUNTS} | {name: groups for name in GROUPS}
+        known = {name: value for name, value in counts.items() if isinstance(getattr(config, name, None), int)}
+        yield {**known, "head_dim": size}  # Qwen2's attention and ViT's read it, though their configs do not name it
     if hasattr(getattr(model, "base_model", None), "_prune_heads") and len({block.kind for block in blocks}) == 1:
         layers = {short(model, block.name): block.layer for block in blocks}
         if entry.keys() <= layers.keys():
-            every = [getattr(config, name) for name in CONFIG_HEAD_COUNTS if hasattr(config, name)][0]
+            every = [getattr(config, name) for name in COUNTS if hasattr(config, name)][0]
             gone = {layers[name]: sorted(set(range(every)) - set(kept)) for name, kept in entry.items()}
             yield {"pruned_heads": gone}
 
@@ -70,11 +70,12 @@ def _own_words(model: Any, config: Any, entry: Mapping[str, list[int]]) -> Itera
 def _builds(model: Any, words: Mapping[str, Any]) -> bool:
     """Whether the model's class, from a config of these words, builds the very shapes and counts of `model`."""
     config = copy.deepcopy(model.config)
-    for name, value in words.items():
+    for name, value in {"pruned_heads": {}, **words}.items():
         setattr(config, name, copy.deepcopy(value))
     setattr(config, ENTRY, None)
+    device = "cpu" if "pruned_heads" in words else "meta"  # transformers 4 cannot cut what is on meta
     try:
-        with torch.device("meta"):
+        with torch.random.fork_rng(devices=[]), torch.device(device):
             other = type(model)(config)
     except Exception:  # a config that its own class refuses does not build the model
         return False
