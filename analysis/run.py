@@ -31,6 +31,7 @@ class Run:
     snapshots: xr.Dataset
     importance: xr.Dataset
     curve: xr.Dataset
+    orders: xr.Dataset | None = None
     ablation_one: xr.Dataset | None = None
     ablation_all_but_one: xr.Dataset | None = None
     online: xr.Dataset | None = None

@@ -138,32 +138,42 @@ def greedy(situation: Situation, looks: int = 4) -> np.ndarray:
 
 
 def gates(situation: Situation, steps: int = 200, seed: int = 0) -> np.ndarray:
-    """By learnt values that minimise the mean loss when a random number of heads, the lowest, is pruned.
+    """By learnt values, so that the mean loss is low when any number of heads, the lowest, is pruned.
 
-    Differentiable subset pruning (Li, Cotterell and Sachan 2021) of all sizes at once, with the model frozen:
-    each example draws a size and Gumbel noise, keeps the highest heads, and the gradient goes through a sigmoid
-    at their threshold (straight-through). `steps` batches forward and backward, as the batches come round.
+    Differentiable subset pruning (Li, Cotterell and Sachan 2021) for all sizes at once, with the model frozen:
+    each example draws a size and Gumbel noise and keeps the highest heads; their gradient is that of a sigmoid
+    at the threshold whose sum is held fixed. `steps` batches forward and backward, as the batches come round.
     """
-    draw = torch.Generator().manual_seed(seed)
-    wanted, count = torch.as_tensor(situation.wanted), len(situation.wanted)
+    count = len(situation.wanted)
     ranks = np.argsort(np.argsort(importance_values(situation.importance)[situation.wanted], kind="stable"))
     values = torch.tensor(ranks / max(count - 1, 1) * 2 - 1, dtype=torch.float32, requires_grad=True)
-    optimizer = torch.optim.Adam([values], lr=0.05)
+    if count > 1:
+        _learn(situation, values, steps, torch.Generator().manual_seed(seed))
+    return situation.wanted[np.argsort(values.detach().numpy(), kind="stable")]
+
+
+def _learn(situation: Situation, values: torch.Tensor, steps: int, draw: torch.Generator) -> None:
+    """Adam on `values` [k], its rate falling to 0."""
+    wanted = torch.as_tensor(situation.wanted)
+    optimizer = torch.optim.Adam([values], lr=0.1)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
     batches = itertools.cycle([(batch, _rows(situation, batch)) for batch in situation.batches])
     for batch, rows in itertools.islice(batches, steps):
-        noise = -torch.empty(rows, count).exponential_(generator=draw).log()
-        noisy = values + noise
-        size = torch.randint(1, count + 1, (rows, 1), generator=draw)  # heads pruned, 1 to k
-        ordered = noisy.detach().sort(1).values
-        threshold = ordered.gather(1, size - 1)
-        soft = torch.sigmoid(noisy - threshold)
-        kept = (noisy > threshold).float() + soft - soft.detach()
-        keep = torch.ones(rows, len(situation.heads)).index_copy(1, wanted, kept)
+        noisy = values.detach() - torch.empty(rows, len(values)).exponential_(generator=draw).log()
+        size = torch.randint(1, len(values), (rows, 1), generator=draw)  # heads pruned
+        ordered = noisy.sort(1).values
+        threshold = (ordered.gather(1, size - 1) + ordered.gather(1, size)) / 2
+        keep = torch.ones(rows, len(situation.heads))
+        keep[:, wanted] = (noisy > threshold).float()
         with torch.enable_grad():
-            loss = situation.losses(batch, keep).mean()
-            values.grad = torch.autograd.grad(loss, values)[0]
+            keep.requires_grad_()
+            felt = torch.autograd.grad(situation.losses(batch, keep).mean(), keep)[0][:, wanted]
+        soft = torch.sigmoid(noisy - threshold)
+        slope = soft * (1 - soft)
+        middle = (slope * felt).sum(1, keepdim=True) / slope.sum(1, keepdim=True)
+        values.grad = (slope * (felt - middle)).sum(0)
         optimizer.step()
-    return situation.wanted[np.argsort(values.detach().numpy(), kind="stable")]
+        schedule.step()
 
 
 def _rows(situation: Situation, batch: object) -> int:

@@ -295,10 +295,10 @@ def test_a_limit_on_file_size(tmp_path, short, again, left):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 1 MB, of which a file may fill the rest."""
+    """A file system of 2 MB, of which a file may fill the rest."""
     place = tmp_path / "disk"
     place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)]
     if os.getuid() or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("only root, with the right to mount, can make a small disk")
     yield place
