@@ -1,4 +1,4 @@
-"""The command line: ``headdynamics settle|curves|show RUN.h5``."""
+"""The command line: ``headdynamics settle|curves|ablations|show RUN.h5``."""
 
 from __future__ import annotations
 
@@ -57,10 +57,32 @@ def curves(args: argparse.Namespace) -> int:
     from headdynamics.analysis.load import load_run
 
     out = args.output or Path(f"{args.run.stem}-curves.png")
-    if out.suffix.lower() not in (".png", ".pdf", ".svg"):
-        raise UsageError(f"{out} should end in .png, .pdf or .svg")
+    _check_picture(out)
     draw_pruning(load_run(args.run)).savefig(out, dpi=150)
     print(out)
+    return 0
+
+
+def ablations(args: argparse.Namespace) -> int:
+    """Print what each head does to the score, with tests; as CSV and as a figure where asked."""
+    from headdynamics.analysis.ablation_table import Console, tell_ablation
+    from headdynamics.analysis.ablations import effects, write_csv
+    from headdynamics.analysis.load import load_run
+
+    if not 0 < args.alpha < 1:
+        raise UsageError(f"--alpha is {args.alpha:g}; give a number between 0 and 1, such as 0.01")
+    if args.figure is not None:
+        _check_picture(args.figure)
+    found = effects(load_run(args.run), args.what, args.snapshot)
+    tell_ablation(_console(Console), found, args.alpha, args.correction)
+    if args.csv is not None:
+        write_csv(found, args.csv)
+        print(args.csv)
+    if args.figure is not None:
+        from headdynamics.analysis.ablation_figure import ablation_figure
+
+        ablation_figure(found, args.alpha, args.correction).savefig(args.figure, dpi=150)
+        print(args.figure)
     return 0
 
 
@@ -98,6 +120,18 @@ def _curves_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, help="png, pdf or svg (default: RUN-curves.png)")
 
 
+def _ablations_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, metavar="RUN.h5")
+    parser.add_argument("--what", choices=("one", "all-but-one"), help="default: the first that was measured")
+    parser.add_argument("--snapshot", type=int, default=-1, help="its position, from 0 (default: -1, the last)")
+    parser.add_argument("--alpha", type=float, default=0.01, help="mark p-values up to this (default: %(default)s)")
+    parser.add_argument(
+        "--correction", choices=("none", "holm", "bh"), default="none", help="of these p-values, over all heads"
+    )
+    parser.add_argument("--csv", type=Path, help="write one row a head")
+    parser.add_argument("--figure", type=Path, help="draw it: png, pdf or svg")
+
+
 def _show_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN.h5")
 
@@ -105,6 +139,7 @@ def _show_options(parser: argparse.ArgumentParser) -> None:
 COMMANDS = {
     "settle": Command("tell when head importance settled", settle, _settle_options),
     "curves": Command("draw the score as heads are pruned, at each snapshot", curves, _curves_options),
+    "ablations": Command("tell what each head does to the score, with paired tests", ablations, _ablations_options),
     "show": Command("say what is in a run file", show, _show_options),
 }
 
@@ -137,6 +172,11 @@ def _parser(commands: Mapping[str, Command]) -> Parser:
         command.options(one)
         one.set_defaults(function=command.function)
     return parser
+
+
+def _check_picture(path: Path) -> None:
+    if path.suffix.lower() not in (".png", ".pdf", ".svg"):
+        raise UsageError(f"{path} should end in .png, .pdf or .svg")
 
 
 def _unknown(name: str, commands: Mapping[str, Command]) -> str:
