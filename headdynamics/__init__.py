@@ -43,6 +43,10 @@ _HOME = {
     "Observer": "observer",
     "HeadDynamicsCallback": "plugins.hf_trainer",
     "attach": "plugins.hf_trainer",
+    "backfill": "plugins.hf_checkpoints",
+    "Checkpoint": "checkpoints",
+    "measure_checkpoints": "checkpoints",
+    "saved_weights": "checkpoints",
     "load_run": "analysis.load",
     "RunFileError": "schema",
 }
