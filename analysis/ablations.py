@@ -129,18 +129,13 @@ def effects(run: Run, what: str | None = None, snapshot: int = -1) -> Effects:
         moment(epoch, update),
         update,
         epoch,
-        _base(columns["score"], columns["delta"], float(rows["score"].values[snapshot])),
+        float(np.nanmedian(columns["score"] - columns["delta"])),  # to rounding the same for every head
         int(rows["n_score"].values[snapshot]),
         str(data["pvalue"].attrs.get("test", "unknown")) if tested else "none",
         *(run.heads[name].values for name in ("kind", "layer", "number", "module")),
         **columns,
         halves=np.stack([data[name].values[snapshot] for name in ("delta_first", "delta_second")]),
     )
-
-
-def _base(score: np.ndarray, delta: np.ndarray, recorded: float) -> float:
-    """The unpruned score that the deltas are from; a curve without fraction 0 has none."""
-    return recorded if np.isfinite(recorded) else float(np.nanmean(score - delta))
 
 
 def write_csv(found: Effects, path: Path) -> None:
