@@ -26,7 +26,7 @@ def write_config(model: nn.Module, plans: Mapping[str, Plan]) -> None:
     Where the model's own class builds these shapes from its config (equal head counts and an explicit head size;
     `pruned_heads` in transformers 4), the config says it in the library's words; else the entry `kept_heads` does.
     """
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     if not plans or not hasattr(config, "to_dict"):
         return
     entry = dict(getattr(config, ENTRY, None) or {})
