@@ -1,4 +1,4 @@
-"""The command line: ``headdynamics settle|curves|ablations|show RUN.h5``."""
+"""The command line: ``headdynamics settle|curves|orders|ablations|compare|show RUN.h5``."""
 
 from __future__ import annotations
 
@@ -86,6 +86,50 @@ def ablations(args: argparse.Namespace) -> int:
     return 0
 
 
+def compare(args: argparse.Namespace) -> int:
+    """Tell whether the same heads matter on two sides, and draw it."""
+    from headdynamics.analysis.compare import MEASURES, compare_all
+    from headdynamics.analysis.load import load_run
+
+    if args.figure:
+        _check_picture(args.figure)
+    measures = MEASURES if args.what == "both" else (args.what,)
+    found, missing = compare_all(load_run(args.run), load_run(args.against), measures, args.snapshot, args.other)
+    if args.figure:
+        from headdynamics.analysis.compare_figure import draw_comparison
+
+        draw_comparison(found).savefig(args.figure, dpi=150)
+    if args.json:
+        answer = {"comparisons": [one.to_dict() for one in found], "missing": missing}
+        print(json.dumps(answer, allow_nan=False, indent=2))
+        return 0
+    from headdynamics.analysis.tell_compare import Console, tell_comparisons
+
+    tell_comparisons(_console(Console), found, missing)
+    if args.figure:
+        print(args.figure)
+    return 0
+
+
+def orders(args: argparse.Namespace) -> int:
+    """Tell which pruning order wins at a snapshot, and draw the curves where asked."""
+    from headdynamics.analysis.load import load_run
+    from headdynamics.analysis.orders import compare_orders
+    from headdynamics.analysis.tell_orders import Console, tell_orders
+
+    if args.figure is not None:
+        _check_picture(args.figure)
+    run = load_run(args.run)
+    found = compare_orders(run, args.snapshot)
+    tell_orders(_console(Console), found)
+    if args.figure is not None:
+        from headdynamics.analysis.order_figure import orders_figure
+
+        orders_figure(found, f"{run.attrs['model']} at {found.when}").savefig(args.figure, dpi=150)
+        print(args.figure)
+    return 0
+
+
 def show(args: argparse.Namespace) -> int:
     """Say what is in the file."""
     from headdynamics.analysis.load import load_run
@@ -132,6 +176,25 @@ def _ablations_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--figure", type=Path, help="draw it: png, pdf or svg")
 
 
+def _compare_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, metavar="A.h5")
+    parser.add_argument("against", type=Path, metavar="B.h5", help="another run, or A.h5 again with --other")
+    parser.add_argument(
+        "--what", choices=("ablation", "importance", "both"), default="both", help="what of every head (default: both)"
+    )
+    where = "by position among those measured in full; -1 is the last"
+    parser.add_argument("--snapshot", type=int, default=-1, metavar="N", help=f"which snapshot, {where} (default: -1)")
+    parser.add_argument("--other", type=int, metavar="N", help="which snapshot of B.h5 (default: as --snapshot)")
+    parser.add_argument("--figure", type=Path, help="scatter plot: png, pdf or svg")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+
+
+def _orders_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, metavar="RUN.h5")
+    parser.add_argument("--snapshot", type=int, default=-1, help="its position, from 0 (default: -1, the last)")
+    parser.add_argument("--figure", type=Path, help="draw figures 3 and 4: png, pdf or svg")
+
+
 def _show_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN.h5")
 
@@ -139,7 +202,9 @@ def _show_options(parser: argparse.ArgumentParser) -> None:
 COMMANDS = {
     "settle": Command("tell when head importance settled", settle, _settle_options),
     "curves": Command("draw the score as heads are pruned, at each snapshot", curves, _curves_options),
+    "orders": Command("tell which pruning order wins, by the area under its curve", orders, _orders_options),
     "ablations": Command("tell what each head does to the score, with paired tests", ablations, _ablations_options),
+    "compare": Command("tell whether the same heads matter on other data", compare, _compare_options),
     "show": Command("say what is in a run file", show, _show_options),
 }
 

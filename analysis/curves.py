@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,7 +49,7 @@ def retained(run: Run) -> Retained:
     score = run.curve["score"].values
     values = score / base if is_ratio else score - base
     orders = run.curve["order"].values.astype(str)
-    draws = values[:, np.char.startswith(orders, RANDOM)]
+    draws = values[:, [bool(re.fullmatch(rf"{RANDOM}-\d+", order)) for order in orders]]  # not random-1:encoder
     random, spread = mean_and_sd(draws)
     return Retained(
         update=run.snapshots["update"].values,
