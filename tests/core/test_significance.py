@@ -11,6 +11,7 @@ from sacrebleu.significance import PairedTest as SacrebleuTest
 from scipy import stats
 
 import headdynamics as hd
+from headdynamics.estimators import ESTIMATORS, Sensitivity
 from headdynamics.resampling import bootstrap_deltas, swapped_deltas
 from headdynamics.scores import Scores, ratio
 from headdynamics.significance import TESTS, choose_test, paired_tests
@@ -251,3 +252,21 @@ def test_corrections_leave_nan_out():
     for correct in (hd.holm, hd.benjamini_hochberg):
         assert np.isnan(correct([nan, 0.5])).tolist() == [True, False]
         assert np.isnan(correct([nan])).all() and correct([]).shape == (0,)
+
+
+def test_the_token_estimators_error_is_clustered_by_example():
+    """Tokens of an example are alike: its error is that of drawing examples, three times that of drawing tokens."""
+    draw = np.random.default_rng(0)
+    counts = draw.integers(1, 30, 400)
+    tokens = [draw.gamma(2) + 0.3 * draw.random(t) for t in counts]  # |g| of each token of each example
+    sums = np.array([t.sum() for t in tokens])[:, None]
+    found = Sensitivity(sums, sums, counts[:, None].astype(float), np.zeros(400), np.zeros(400))
+    mean, error = ESTIMATORS["token"](found)
+    everything = np.concatenate(tokens)
+    assert mean[0] == pytest.approx(everything.mean())
+    means = []
+    for _ in range(2000):
+        chosen = draw.integers(400, size=400)
+        means.append(np.concatenate([tokens[i] for i in chosen]).mean())
+    assert error[0] == pytest.approx(np.std(means), rel=0.06)
+    assert error[0] > 3 * stats.sem(everything)
