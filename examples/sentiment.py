@@ -102,7 +102,7 @@ def main() -> None:
         folder, encoder = data.sentiment(options.data)
     except (RuntimeError, ValueError) as trouble:
         sys.exit(f"[data] {trouble}")
-    trainer = build_trainer(folder, encoder, options.save_dir, options.epochs)
+    trainer = build_trainer(folder, encoder, options.save_dir, options.epochs, options.keep_checkpoints)
     if not options.hd_off:
         import headdynamics as hd
 
