@@ -71,6 +71,10 @@ def measure_checkpoints(observer: Observer, checkpoints: Iterable[Checkpoint]) -
     One that cannot be loaded or measured becomes a row whose status says why (tried again by the next call),
     unless the observer is `strict`. The model's own weights are back at the end, whatever happened. The
     observer is made with `update=None`, so that rows may be added anywhere and none is dropped.
+
+    Raises:
+        ValueError: none of them could be measured; or the observer has no run file.
+
     """
     ordered = in_order(checkpoints)
     rows = _file(observer).statuses()
@@ -80,6 +84,9 @@ def measure_checkpoints(observer: Observer, checkpoints: Iterable[Checkpoint]) -
     with own_weights_back(observer.model, *observer.still_too):
         for checkpoint in _progress(todo):
             observer.snapshot(checkpoint.update, checkpoint.epoch, checkpoint.path, load=checkpoint.load)
+    rows = _file(observer).statuses()
+    if todo and all(rows.get(c.update) != OK for c in todo):
+        raise ValueError(f"no checkpoint could be measured; {todo[0].path}: {rows.get(todo[0].update, 'not written')}")
     return [c.update for c in todo]
 
 

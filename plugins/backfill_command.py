@@ -61,7 +61,10 @@ def run(args: argparse.Namespace) -> int:
     logging.getLogger("headdynamics").setLevel(logging.INFO)
     first = args.checkpoints[0]
     output = args.output or (first if first.is_dir() and not _is_folder(first) else first.parent) / "backfill.h5"
-    print(_fairseq(args, output) if _is_fairseq(args.checkpoints) else _transformers(args, output))
+    try:
+        print(_fairseq(args, output) if _is_fairseq(args.checkpoints) else _transformers(args, output))
+    except (RuntimeError, LookupError, TypeError) as error:  # --strict: what a library said of a checkpoint
+        raise ValueError(f"{type(error).__name__}: {error}") from error
     return 0
 
 

@@ -162,9 +162,12 @@ def build(path: Path, data: str, task: Mapping[str, Any], user_dir: str, cpu: bo
     if not Path(data).is_dir():
         raise ValueError(f"--data {data} is no folder of binarised data")
     config = safe_config(state["cfg"], data, task, cpu)
-    with weights_only():
-        made = tasks.setup_task(config.task)
-        model, criterion = made.build_model(config.model), made.build_criterion(config.criterion)
+    try:
+        with weights_only():
+            made = tasks.setup_task(config.task)
+            model, criterion = made.build_model(config.model), made.build_criterion(config.criterion)
+    except Exception as error:
+        raise ConfigError(f"fairseq cannot build task and model of {path} with the data in {data}: {error}") from error
     return Trainer(config, made, model, criterion), dict(state["cfg"]["common"])
 
 

@@ -72,8 +72,11 @@ def build_model(folder: Path) -> PreTrainedModel:
             f"{name} is no classifier of transformers (...ForSequenceClassification): for any other model use "
             "headdynamics.backfill(trainer, ...) in Python"
         )
-    config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    model: PreTrainedModel = made.from_pretrained(str(folder), config=config, dtype="auto", local_files_only=True)
+    try:
+        config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        model: PreTrainedModel = made.from_pretrained(str(folder), config=config, dtype="auto", local_files_only=True)
+    except Exception as error:  # every library below has its own
+        raise ValueError(f"{folder} cannot be loaded as {name}: {error}") from error
     return model
 
 

@@ -14,27 +14,11 @@ import numpy as np
 import pytest
 import torch
 from hf_tiny import QUIET, HeadDynamicsCallback
+from run_content import content
 
 import headdynamics as hd
 from headdynamics.checkpoints import Checkpoint, in_order, measure_checkpoints, saved_weights
 from headdynamics.observer import Observer
-
-CLOCK = ("seconds", "created")
-
-
-def content(path, *without):
-    """Every dataset and attribute as bytes, but the clock's, and `without`."""
-    found = {}
-    with h5py.File(path) as file:
-        found |= {f"@{name}": str(value) for name, value in file.attrs.items() if name not in CLOCK}
-
-        def keep(name, thing):
-            if isinstance(thing, h5py.Dataset) and name.rpartition("/")[2] not in (*CLOCK, *without):
-                text = h5py.check_string_dtype(thing.dtype) is not None
-                found[name] = thing.asstr()[()].tolist() if text else (thing.shape, thing[()].tobytes())
-
-        file.visititems(keep)
-    return found
 
 
 def trained(folder, how="attach", options=None, **settings):
