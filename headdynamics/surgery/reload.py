@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -76,8 +77,18 @@ def _state(weights: Any) -> Mapping[str, torch.Tensor]:
 
             weights = load_file(weights)
         else:
-            weights = torch.load(weights, map_location="cpu", weights_only=True)
+            weights = _safely(weights)
     return weights["model"] if isinstance(weights.get("model"), Mapping) else weights
+
+
+def _safely(path: str | os.PathLike[str]) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise SurgeryError(
+            f"{path} holds more than tensors and plain values, so it was not loaded (weights_only). For a fairseq "
+            "checkpoint call headdynamics.plugins.fairseq_trainer.allow_fairseq_checkpoints() before"
+        ) from error
 
 
 def _from_state(model: nn.Module, state: Mapping[str, torch.Tensor]) -> nn.Module:
