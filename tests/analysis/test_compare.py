@@ -7,18 +7,7 @@ import pytest
 from blocked import BANNED, run_without
 from fake_run import blocks_of, layout, write_run
 from headdynamics.analysis.__main__ import main
-from headdynamics.analysis.compare import (
-    DIFFER,
-    NEARLY,
-    NOISY,
-    OPEN,
-    SAME,
-    UNKNOWN,
-    compare,
-    compare_all,
-    reading,
-    sentence,
-)
+from headdynamics.analysis.compare import compare, compare_all
 from headdynamics.analysis.compare_figure import LOOKS, draw_comparison
 from headdynamics.analysis.correlation import (
     Correlation,
@@ -188,7 +177,7 @@ def test_one_truth_is_seldom_called_different(shared):
             sides[1] = (sides[0] + sides[1]) / 2
         found = correlations(*(side.mean(0) for side in sides), *sides, shared, resamples=200, seed=seed)
         readings.append(reading(found[0]))
-    assert readings.count(DIFFER) <= 8 and readings.count(SAME) >= 45
+    assert readings.count(DIFFER) + readings.count(NEARLY) <= 8 and readings.count(SAME) >= 45
 
 
 def test_readings(tmp_path):
