@@ -125,6 +125,7 @@ def _one_batch(
         columns = slice(int(starts[index]), int(starts[index + 1]))
         if gradient is None:  # the head has no path to the loss (a stack the loss does not use)
             continue
+        block.check_rows(gradient.shape, rows)
         g = gradient.movedim(block.batch_axis, 0).reshape(rows, -1, block.heads)
         real = positions(batch, block.kind)
         real = None if real is None or real.shape != g.shape[:2] else real.to(g.device)

@@ -65,11 +65,8 @@ def _multiplier(block: Attention, keep: torch.Tensor) -> Gate:
     def apply(context: torch.Tensor) -> torch.Tensor:
         gate = keep.to(context.device)
         if gate.dim() == 2:
+            block.check_rows(context.shape, len(gate))
             rows = context.shape[block.batch_axis]
-            if rows % len(gate):
-                raise ValueError(
-                    f"a mask of {len(gate)} rows does not fit {rows} rows in {block.name}; give one mask for all, [H]"
-                )
             gate = gate.repeat_interleave(rows // len(gate), 0)
             middle = (1,) * (context.dim() - 2)
             gate = gate.view(*middle, rows, -1) if block.batch_axis else gate.view(rows, *middle, -1)
@@ -124,7 +121,6 @@ def _exposed(block: Attention, gate: Gate) -> list[Any]:
     nn.init.eye_(identity.weight)
     nn.init.zeros_(identity.bias)
     identity.requires_grad_(False)
-    batch_first = getattr(block.module, "batch_first", False)
     swapped = False
 
     def before(module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -139,7 +135,7 @@ def _exposed(block: Attention, gate: Gate) -> list[Any]:
         if output is None:  # forward raised: there is nothing to project, only the swap to undo
             return None
         context, *rest = output
-        flip = batch_first and context.dim() == 3
+        flip = block.batch_first and context.dim() == 3
         out = gate(context.transpose(0, 1) if flip else context)
         out = real(out) if swapped else out
         return (out.transpose(0, 1) if flip else out, *rest)

@@ -182,7 +182,7 @@ def test_a_mask_of_another_shape_is_refused(shape):
 def test_rows_that_do_not_fit_are_refused():
     case = CASES["bert"]
     model = case.build()
-    with pytest.raises(ValueError, match="mask of 2 rows does not fit 3 rows"):
+    with pytest.raises(ValueError, match="does not hold 2 rows along axis"):
         with hd.masked(hd.find_heads(model), torch.ones(2, 8)):
             forward(case, model, False, False)
 
