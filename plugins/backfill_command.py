@@ -31,6 +31,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         ("estimator", str, "example, token, batch, signed"),
         ("fractions", str, "pruned fractions, such as 0,0.5,1"),
         ("orders", str, "pruning orders, such as importance,random-1"),
+        ("ablate", str, "also without each head in turn: one, all-but-one, or both with a comma"),
         ("seed", int, "seed of the draw of examples"),
     ):
         measuring.add_argument(f"--{name}", type=kind, help=text)
@@ -47,7 +48,9 @@ def options(parser: argparse.ArgumentParser) -> None:
     text.add_argument("--text-columns", type=_words, default=[], metavar="NAME,...", help="default: text")
     text.add_argument("--label-column", default="", metavar="NAME", help="default: label")
     text.add_argument("--max-length", type=int, help="tokens; longer texts are cut")
-    text.add_argument("--batch-size", type=int, default=64)
+    text.add_argument("--batch-size", type=int, default=64, help="in training: its evaluation's (default: 64)")
+    text.add_argument("--training-seed", type=int, help="of the training, for the same signature as live")
+    text.add_argument("--learning-rate", type=float, help="the same")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -88,12 +91,12 @@ def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
 def _fairseq(args: argparse.Namespace, output: Path) -> str:
     from .fairseq_checkpoints import backfill
 
-    given = _given(args, "examples", "score_examples", "score", "estimator", "fractions", "orders", "seed", "subset")
+    given = _given(args, "examples", "score_examples", "score", "estimator", "fractions", "orders", "ablate", "seed")
     return backfill(
         args.checkpoints,
         str(args.data),
         output,
-        given=given | _given(args, "reduction", "strict"),
+        given=given | _given(args, "subset", "reduction", "strict"),
         task=_given(args, "eval_bleu_args", "eval_bleu_remove_bpe"),
         user_dir=args.user_dir,
         every=args.every_th,
@@ -117,13 +120,24 @@ def _transformers(args: argparse.Namespace, output: Path) -> str:
         max_length=args.max_length,
         batch_size=args.batch_size,
         cpu=args.cpu,
+        seed=args.training_seed,
+        learning_rate=args.learning_rate,
     )
     given = _given(args, "examples", "score_examples", "score", "estimator", "seed", "strict")
     if args.fractions is not None:
-        given["fractions"] = [float(part) for part in _words(args.fractions)]
+        given["fractions"] = _fractions(args.fractions)
     if args.orders is not None:
         given["orders"] = _words(args.orders)
+    if args.ablate is not None:
+        given["ablations"] = _words(args.ablate)
     return backfill(trainer, output, found, every_th=args.every_th, only=args.only, transfer=args.transfer, **given)
+
+
+def _fractions(text: str) -> list[float]:
+    try:
+        return [float(part) for part in _words(text)]
+    except ValueError:
+        raise ValueError(f"--fractions {text!r} is no list of numbers such as 0,0.2,0.5,1") from None
 
 
 def _words(text: str) -> list[str]:

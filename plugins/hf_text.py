@@ -22,6 +22,8 @@ def text_trainer(
     max_length: int | None = None,
     batch_size: int = 64,
     cpu: bool = False,
+    seed: int | None = None,
+    learning_rate: float | None = None,
 ) -> Trainer:
     """A Trainer to evaluate the checkpoint in `folder` on `data` (tsv, csv or jsonl); nothing it holds is run.
 
@@ -35,6 +37,9 @@ def text_trainer(
         max_length: longer texts are cut; default: the tokenizer's own limit.
         batch_size: examples a batch.
         cpu: do not use a GPU.
+        seed: of the training; it and the learning rate are part of a run's signature, and no file of plain data in
+            a checkpoint has them. Default: not known.
+        learning_rate: the same.
 
     Raises:
         ValueError: model, tokenizer or data cannot be used; the message says why.
@@ -50,7 +55,9 @@ def text_trainer(
     settings = TrainingArguments(
         str(folder.parent), per_device_eval_batch_size=batch_size, use_cpu=cpu, report_to=[], disable_tqdm=True
     )
-    return Trainer(model, settings, eval_dataset=rows, data_collator=DataCollatorWithPadding(words))
+    trainer = Trainer(model, settings, eval_dataset=rows, data_collator=DataCollatorWithPadding(words))
+    trainer.args.seed, trainer.args.learning_rate = seed, learning_rate  # type: ignore[assignment]
+    return trainer
 
 
 def build_model(folder: Path) -> PreTrainedModel:

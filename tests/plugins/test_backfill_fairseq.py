@@ -73,12 +73,13 @@ def test_the_same_file_as_live(training, data, tmp_path):
 
 def test_settings_may_be_others_than_live(training, data, tmp_path):
     own = ["--score", "loss", "--examples", "12", "--fractions", "0,1", "--orders", "importance", "--every-th", "2"]
+    own += ["--ablate", "one"]
     assert here(training, "--data", data, "-o", tmp_path / "loss.h5", *own, "--transfer") == 0
     with h5py.File(tmp_path / "loss.h5") as file:
         assert file.attrs["metric"] == "loss" and set(file["snapshots/n_importance"][:]) == {12}
         assert file["transfer/score"].shape == (len(file["snapshot"]), 2)
         assert np.array_equal(file["transfer/score"][-1], file["curve/score"][-1, 0])
-        assert np.isfinite(file["transfer/score"][:]).all()
+        assert np.isfinite(file["transfer/score"][:]).all() and np.isfinite(file["ablation/one/delta"][:]).all()
     wide = ["--eval-bleu-args", '{"beam": 1, "max_len_b": 3}', "--fractions", "0", "--every-th", "99"]
     assert here(training, "--data", data, "-o", tmp_path / "wide.h5", *wide) == 0
     with h5py.File(tmp_path / "wide.h5") as file, h5py.File(training / "headdynamics.h5") as live:
