@@ -58,6 +58,8 @@ def tell_run(console: Console, run: Run) -> None:
         console.print(escape(f"  {name}  {value}"))
     for update, status in run.failures:
         console.print(f"[yellow]{escape(f'failed at update {update}: {status}')}[/yellow]")
+    if run.transfer is not None and len(run.transfer["snapshot"]):
+        console.print(_transfer(run))
 
 
 def escape(text: str) -> str:
@@ -127,6 +129,21 @@ def _legend(console: Console, found: Settling, column: int | None) -> None:
         )
     if count > ROWS:
         console.print(f"{ROWS} of {count} snapshots shown; --json prints them all.", style="dim")
+
+
+def _transfer(run: Run) -> Table:
+    table = Table(
+        title=escape(f"{run.attrs['metric']} of the last model, pruned by each snapshot's order"), title_justify="left"
+    )
+    for name in ("epoch", "update", *(f"{p:.3g}" for p in run.transfer["fraction"].values)):
+        table.add_column(name, justify="right")
+    count = len(run.transfer["snapshot"])
+    picked = range(count) if count <= ROWS else np.unique(np.linspace(0, count - 1, ROWS).round().astype(int))
+    for row in picked:
+        at = run.snapshots.isel(snapshot=row)
+        numbers = (_number(score, ".3f") for score in run.transfer["score"].values[row])
+        table.add_row(_number(round(float(at["epoch"]), 3), "g"), str(int(at["update"])), *numbers)
+    return table
 
 
 def _left_out(found: Settling) -> list[str]:

@@ -17,6 +17,7 @@ from hf_tiny import QUIET, HeadDynamicsCallback
 from run_content import content
 
 import headdynamics as hd
+from headdynamics.__main__ import main
 from headdynamics.checkpoints import Checkpoint, in_order, measure_checkpoints, saved_weights
 from headdynamics.observer import Observer
 
@@ -206,8 +207,8 @@ def test_saved_weights_are_measured_as_their_checkpoints(tmp_path):
         saved_weights(tmp_path)
 
 
-def test_transfer_is_the_last_model_pruned_by_each_order(tmp_path):
-    """Against masking by hand; its last row is the last curve."""
+def test_transfer_is_the_last_model_pruned_by_each_order(tmp_path, capsys):
+    """Against masking by hand; its last row is the last curve; `show` prints it."""
     trained(tmp_path)
     trainer = tiny.trainer(tmp_path / "x", metrics=None)
     options = QUIET | {"fractions": (0, 0.25, 0.5), "score": "loss", "score_examples": 24}
@@ -215,6 +216,9 @@ def test_transfer_is_the_last_model_pruned_by_each_order(tmp_path):
     run = hd.load_run(path)
     transfer = run.transfer["score"].values
     assert np.array_equal(transfer[-1], run.curve["score"].sel(order="importance").values[-1])
+    assert main(["show", path]) == 0
+    printed = capsys.readouterr().out.partition("loss of the last model")[2]
+    assert all(f"{score:.3f}" in printed for score in transfer.ravel())
     from safetensors.torch import load_file
 
     model = tiny.bert()
