@@ -22,6 +22,8 @@ def settle(model: nn.Module, blocks: Sequence[Attention], kept: Kept, edits: Edi
     for block in blocks:
         if block.name in kept:
             _leave_functional_paths(model, block, edits)
+        if hasattr(block.parent, "can_use_fastpath"):  # fairseq 0.12.2's fused layers, which read whole weights
+            edits.set(block.parent, "can_use_fastpath", False)
     biased = {_stack(b) for b in blocks if b.name in kept and hasattr(b.module, "has_relative_attention_bias")}
     for block in blocks:
         if _stack(block) in biased:
@@ -42,8 +44,6 @@ def _leave_functional_paths(model: nn.Module, block: Attention, edits: Edits) ->
                 edits.set(stack, "use_nested_tensor", False)
     if hasattr(module, "skip_embed_dim_check"):  # fairseq's own switch for attention narrower than its model
         edits.set(module, "skip_embed_dim_check", True)
-        if hasattr(block.parent, "can_use_fastpath"):
-            edits.set(block.parent, "can_use_fastpath", False)
 
 
 class NarrowAttention(nn.MultiheadAttention):
@@ -121,6 +121,8 @@ def _slice_position_bias(block: Attention, kept: Sequence[int] | None, edits: Ed
         edits.set(table, "kept_bias", module.kept_bias)
     if before:
         return  # the hooks are there
+    if table is not None and shared:
+        edits.hook(table.register_forward_hook(_keep_whole))
     if table is not None:
         edits.hook(table.register_forward_hook(_own_columns))
     if shared:
@@ -135,8 +137,11 @@ def _forget_bias(module: Any, args: Any, kwargs: Any) -> Any:
     return args, {**kwargs, "position_bias": None}
 
 
-def _own_columns(table: Any, args: Any, whole: torch.Tensor) -> torch.Tensor:
+def _keep_whole(table: Any, args: Any, whole: torch.Tensor) -> None:
     table.whole_bias = whole.permute(2, 0, 1).unsqueeze(0)
+
+
+def _own_columns(table: Any, args: Any, whole: torch.Tensor) -> torch.Tensor:
     return whole[..., table.kept_bias]
 
 

@@ -198,7 +198,7 @@ def test_cutting_again(case):
     """Twice a little is once all of it; a copy is cut without touching the original."""
     first, both = mask(case, "uneven"), mask(case, "uneven") & mask(case, "equal")
     _, cut = masked_and_cut(case, first)
-    once = logits(case, cut)
+    once = logits(case, cut, grad=True)
     again = copy.deepcopy(cut)
     hd.remove_heads(again, both[first])
     torch.testing.assert_close(logits(case, again), logits(case, masked_and_cut(case, both)[1]), atol=1e-6, rtol=0)
