@@ -166,6 +166,14 @@ def test_interval_covers_the_truth():
     assert ((covered / 200 >= 0.895) & (covered / 200 <= 0.995)).all(), covered
 
 
+def test_full_agreement_has_an_interval_too():
+    for scale in (unit, unit_ranks, unit_signs):
+        assert interval(TRUTH, 3 * TRUTH + 1, scale, 100) == pytest.approx((1, 1), abs=1e-9)
+    assert np.isnan(interval(TRUTH, np.ones(36), unit, 100)).all()
+    low, high = interval(np.arange(4.0), np.array([0.0, 2, 1, 3]), unit)  # one head four times is a resample, too
+    assert -1 <= low < 0.8 < high <= 1 + 1e-12
+
+
 @pytest.mark.parametrize("shared", [False, True])
 def test_one_truth_is_seldom_called_different(shared):
     """At most 5% nominally; of 60, more than 8 would be a wonder."""
@@ -234,6 +242,13 @@ def test_heads_are_matched_by_what_they_are(tmp_path, files):
     found = compare(a_run(tmp_path / "plain.h5", TRUTH, 0.0), mixed)
     np.testing.assert_allclose(found.x, found.y)
     assert [one.value for one in found.views[0].correlations] == pytest.approx([1, 1, 1])
+    shaky = a_run(tmp_path / "shaky.h5", TRUTH[order], 0.5, heads=tuple(column[order] for column in HEADS))
+    blocks = shaky.importance["blocks"].values[-1].astype(float)
+    mine = files[0].importance["blocks"].values[-1].astype(float)
+    for view in compare(files[0], shaky).views[1:]:
+        sides = mine[:, HEADS[0] == view.name], blocks[:, HEADS[0][order] == view.name]
+        expected = np.sqrt(reliability(sides[0]) * reliability(sides[1]))
+        assert view.correlations[0].ceiling == pytest.approx(expected)
 
 
 def test_other_architectures_are_refused(tmp_path, files):
