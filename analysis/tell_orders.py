@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from headdynamics.analysis.curves import IMPORTANCE
+from headdynamics.analysis.curves import IMPORTANCE, RANDOM
 from headdynamics.analysis.needs import needed
 from headdynamics.analysis.orders import BETTER, WORSE, Comparison, Group, Standing
 from headdynamics.analysis.tell import escape
@@ -19,7 +19,7 @@ def tell_orders(console: Console, found: Comparison) -> None:
     """Print a table for all heads and one for each kind that was pruned alone, best order first, and what they mean."""
     for group in found.groups:
         console.print(_table(found, group))
-        if "importance" not in [one.name for one in group.standings]:
+        if IMPORTANCE not in [one.name for one in group.standings]:
             console.print(escape(f"no order {_name(IMPORTANCE, group)!r} in this run: nothing to compare with"))
     better = "higher" if found.greater_is_better else "lower"
     console.print(
@@ -48,10 +48,10 @@ def _table(found: Comparison, group: Group) -> Table:
         table.add_column(name, justify="right")
     table.add_column("it is")
     for one in group.standings:
-        draws = f" ({one.draws} draws, sd {_number(one.spread)})" if one.draws > 1 else ""
+        draws = f" ({one.draws} draws, sd {_number(one.spread)})" if one.draws > 1 else " (1 draw)"
         base = one.name == IMPORTANCE
         table.add_row(
-            escape(_name(one.name, group) + draws),
+            escape(_name(one.name, group) + draws * (one.name == RANDOM)),
             _number(one.area),
             _number(one.stderr),
             f"{one.area / found.score:.1%}" if share else f"{one.area - found.score:+.4g}",
