@@ -78,8 +78,8 @@ def test_the_trainer_is_as_before_and_some_checkpoints_may_be_chosen(tmp_path):
     before, random = {k: v.clone() for k, v in trainer.model.state_dict().items()}, torch.get_rng_state()
     attributes = dict(vars(trainer))
     out = tmp_path / "out"
-    hd.backfill(trainer, tmp_path / "third.h5", out, every_th=3, **QUIET)
-    assert tiny.rows(tmp_path / "third.h5")["update"] == [1, 4, 7, 10]
+    hd.backfill(trainer, tmp_path / "fourth.h5", out, every_th=4, **QUIET)
+    assert tiny.rows(tmp_path / "fourth.h5")["update"] == [2, 6, 10]
     hd.backfill(trainer, tmp_path / "only.h5", [out / f"checkpoint-{u}" for u in (9, 2, 4, 9)], only=[9, 2], **QUIET)
     assert tiny.rows(tmp_path / "only.h5")["update"] == [2, 9]
     assert tiny.same(before, dict(trainer.model.state_dict())) and torch.equal(random, torch.get_rng_state())
