@@ -16,6 +16,13 @@ from torch import nn
 Loss = Callable[[nn.Module, Any], torch.Tensor]
 IGNORED = -100  # the label that counts for nothing, as in torch and transformers
 LABELS = ("labels", "label", "label_ids")
+#: causal language models of transformers (4.57 and 5.23) that compare the logits at t with the label at t
+IN_PLACE = {
+    f"{name}ForCausalLM"
+    for name in (
+        "Bart BigBirdPegasus Blenderbot BlenderbotSmall CpmAnt MBart Marian Mvp PLBart Pegasus ProphetNet TrOCR Whisper"
+    ).split()
+} | {"XLNetLMHeadModel"}
 
 
 class NoLabelsError(ValueError):
@@ -41,7 +48,7 @@ def predicts_next(model: nn.Module) -> bool:
     """Whether a model's logits at t are for the label at t + 1 (a causal LM without an encoder)."""
     encoder_decoder = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
     name = type(model).__name__
-    if encoder_decoder or "WithLMHead" in name:  # XLM and FlauBERT take labels that are already in place
+    if encoder_decoder or "WithLMHead" in name or name in IN_PLACE:  # XLM and FlauBERT are named WithLMHead
         return False
     return "CausalLM" in name or "LMHead" in name or "DoubleHeads" in name
 

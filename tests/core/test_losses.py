@@ -119,6 +119,24 @@ def test_which_models_predict_the_next_token():
     assert predicts_next(seq2seq) is False
 
 
+DECODER = dict(
+    vocab_size=16, max_position_embeddings=16, d_model=16, decoder_layers=1, decoder_attention_heads=4,
+    decoder_ffn_dim=32, pad_token_id=1, eos_token_id=2, bos_token_id=0, decoder_start_token_id=2,
+    forced_eos_token_id=None,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("family", ["Bart", "MBart", "Marian", "Pegasus", "Blenderbot", "Mvp", "PLBart"])
+def test_decoders_cut_from_an_encoder_decoder_take_labels_in_place(family):
+    torch.manual_seed(0)
+    more = {"decoder_vocab_size": 16} if family == "Marian" else {}
+    model = getattr(hf, f"{family}ForCausalLM")(getattr(hf, f"{family}Config")(**DECODER, **more)).eval()
+    batch = {"input_ids": IDS[:1], "labels": IDS[:1]}
+    with torch.no_grad():
+        assert cross_entropy(model, batch).item() == pytest.approx(model(**batch).loss.item(), rel=1e-5)
+    assert not predicts_next(model)
+
+
 @pytest.mark.parametrize("name", ["labels", "label", "label_ids"])
 def test_labels_are_found_by_each_name(name):
     batch = {name: [0, 2]}
