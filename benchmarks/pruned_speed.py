@@ -192,7 +192,6 @@ def measure(kind, args):
         name: {"parameters": sum(p.numel() for p in m.parameters()), "bytes": sum(p.nbytes for p in m.parameters())}
         for name, m in (("whole", subject.model), ("pruned", pruned))
     }
-    attention = sum(p.numel() for b in hd.find_heads(subject.model).blocks for p in b.module.parameters())
     largest = next(iter(subject.batches(max(args.batch))))
     with torch.inference_mode(), hd.masked(hd.find_heads(subject.model), keep):
         gap = (subject.run(subject.model, largest) - subject.run(pruned, largest)).abs().max()
@@ -206,7 +205,6 @@ def measure(kind, args):
         "heads": len(keep),
         "largest_difference_from_masked": float(gap),
         "weights": weights,
-        "attention_parameters": attention,
         "peak_bytes_while_running_largest_batch": memory,
         "speed": [speed(subject, pruned, keep, size, args.turns, args.per_turn) for size in args.batch],
     }

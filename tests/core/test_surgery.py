@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+import transformers
 from models import CASES
 from more_models import MORE
 
@@ -14,6 +15,7 @@ from headdynamics.gates import slow_paths
 
 pytestmark = pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask")
 FAMILIES = {**CASES, **MORE}
+OLD = transformers.__version__.startswith("4.")
 GROUPED = ("llama", "mistral", "qwen2", "qwen3")  # two query heads share each key/value head
 ALL = pytest.mark.parametrize("case", FAMILIES.values(), ids=str)
 WRITERS = pytest.mark.parametrize("case", [c for c in FAMILIES.values() if c.generate], ids=str)
@@ -48,7 +50,10 @@ def zeroed(case, model, keep):
     """The other oracle: a copy of the whole model whose W_O reads nothing of the heads that go."""
     other, size = copy.deepcopy(model), head_size(case)
     for head in (~keep).nonzero().flatten().tolist():
-        weight = other.get_submodule(case.outputs[head // 4][0]).weight
+        path = case.outputs[head // 4][0]
+        if OLD and case.name == "vit":
+            path = path.replace("vit.layers", "vit.encoder.layer").replace("o_proj", "output.dense")
+        weight = other.get_submodule(path).weight
         weight = weight if case.name == "gpt2" else weight.t()
         weight.data[head % 4 * size : (head % 4 + 1) * size] = 0
     return other
@@ -83,6 +88,8 @@ def test_equals_the_masked_model(case, which):
 @MASKS
 @ALL
 def test_in_float64(case, which):
+    if OLD and case.name == "bert-decoder":
+        pytest.skip("transformers 4 cannot run this model in float64 at all: its causal mask overflows")
     keep = mask(case, which)
     whole, cut = masked_and_cut(case, keep, lambda model: model.double())
     batch = {name: value.double() if name == "pixel_values" else value for name, value in case.batch.items()}

@@ -7,7 +7,7 @@ import torch
 import transformers as hf
 from models import CASES, TEXT
 from more_models import bloom, gpt_neox, olmo2
-from test_surgery import FAMILIES, HUGGING_FACE, logits, mask
+from test_surgery import FAMILIES, HUGGING_FACE, OLD, logits, mask
 from torch import nn
 
 import headdynamics as hd
@@ -16,7 +16,6 @@ from headdynamics.surgery.layouts import FUSED
 pytestmark = pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask")
 NATIVE = ("bert", "roberta", "distilbert", "gpt2", "vit", "bert-decoder")  # transformers 4 has words for these
 UNIFORM = ("llama", "mistral", "qwen2", "qwen3")  # config has an explicit head size
-OLD = hf.__version__.startswith("4.")
 
 
 def cut(case, which):
