@@ -1,5 +1,6 @@
 # make demo    train two small models on real data with the instrument attached, about 10 minutes on 2 cores
 # make test    lint, types and the test suite
+# make coverage  measure every family of the installed transformers anew and write docs/coverage.md
 # Every target sets up .venv by itself, once; python3 must be 3.11 or 3.12 (PYTHON=python3.12 make test).
 
 PYTHON ?= python3
@@ -7,13 +8,16 @@ EPOCHS ?= 3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint setup clean
+.PHONY: demo test coverage lint setup clean
 
 demo: setup
 	$(BIN)/python examples/demo.py --epochs $(EPOCHS) $(if $(FRESH),--fresh)
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+coverage: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.coverage $(FAMILIES)
 
 lint: setup
 	$(BIN)/ruff check .
