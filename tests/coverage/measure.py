@@ -80,6 +80,8 @@ def _verdict(check: Callable[[Tiny, Heads], list[str]], built: Tiny, heads: Head
         return "yes", check(built, heads)
     except NotExactError as error:
         return "no", [OURS_NOT.get((built.family, check.__name__), str(error))]
+    except TimeoutError:
+        raise
     except Exception as error:  # a reason is part of the result
         return "no", [f"{check.__name__}: {type(error).__name__}: {' '.join(str(error).split())[:110]}"]
 
