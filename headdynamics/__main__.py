@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from headdynamics.analysis.__main__ import COMMANDS as READERS
-from headdynamics.analysis.__main__ import Command
-from headdynamics.analysis.__main__ import main as run
+from headdynamics.analysis.commands import COMMANDS as READERS
+from headdynamics.analysis.program import Command, run
 from headdynamics.plugins import backfill_command
 
 COMMANDS = READERS | {
@@ -18,7 +17,7 @@ COMMANDS = READERS | {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; see `headdynamics.analysis.__main__.main`."""
+    """Run one command; see `analysis.program.run`."""
     return run(argv, COMMANDS)
 
 
