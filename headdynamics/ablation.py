@@ -17,7 +17,7 @@ from torch import nn
 
 from .best import Best, best_heads, held_out
 from .gates import masked
-from .heads import Heads, find_heads
+from .heads import Heads, heads_in
 from .scores import Score, Scores
 from .significance import NO_TEST, RESAMPLES, paired_tests, scipy_stats
 
@@ -79,7 +79,7 @@ def ablate(
 
     """
     check_ablations([what])
-    heads = heads or find_heads(model)
+    heads = heads_in(model, heads)
     base = score(model)
     results = []
     for keep in _masks(heads, what):

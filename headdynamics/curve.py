@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from .gates import masked
-from .heads import Heads, find_heads
+from .heads import Heads, heads_in
 from .scores import Score, Scores
 
 TENTHS = tuple(i / 10 for i in range(11))
@@ -100,7 +100,7 @@ def pruning_curves(
     heads: Heads | None = None,
 ) -> dict[str, Curve]:
     """The curve of each order; a mask that several share (none pruned, all pruned) is scored once."""
-    heads = heads or find_heads(model)
+    heads = heads_in(model, heads)
     known: dict[bytes, tuple[float, np.ndarray, int]] = {}
     curves = {}
     for name, order in orders.items():

@@ -25,7 +25,7 @@ import torch
 from torch import nn
 
 from .gates import taped
-from .heads import Heads, find_heads, unwrap
+from .heads import Heads, heads_in, unwrap
 from .losses import Loss, cross_entropy
 from .schema import BLOCKS
 
@@ -88,7 +88,7 @@ def importance(
     """
     if estimator not in ESTIMATORS:
         raise ValueError(f"unknown estimator {estimator!r}; there are {', '.join(ESTIMATORS)}")
-    heads = heads or find_heads(model)
+    heads = heads_in(model, heads)
     found = sensitivity(model, heads, batches, loss or cross_entropy, positions or token_positions)
     mean, stderr = ESTIMATORS[estimator](found)
     blocks = _blocks(found, estimator)

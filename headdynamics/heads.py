@@ -105,6 +105,24 @@ def find_heads(model: nn.Module, batch: Mapping[str, Any] | None = None) -> Head
     return Heads(tuple(_numbered(kinds)), heads.unread)
 
 
+def heads_in(model: nn.Module, heads: Heads | None) -> Heads:
+    """`heads`, after making sure that they are of this very model as it now is; where None, those that it has.
+
+    Raises:
+        HeadsError: they were found on another model, where a mask would have no effect, or before heads were removed.
+
+    """
+    if heads is None:
+        return find_heads(model)
+    present = {id(module) for module in unwrap(model).modules()}
+    for block in heads.blocks:
+        if id(block.module) not in present:
+            raise HeadsError(f"these heads were found on another model (a copy?): {block.name} is not in this one")
+        if in_features(block.projection) != block.width:
+            raise HeadsError(f"{block.name} has lost heads since these were found: call find_heads(model) again")
+    return heads
+
+
 def _numbered(blocks: Iterable[Attention]) -> Iterator[Attention]:
     """The same blocks, each with its ordinal within (stack, kind) as its layer."""
     ordinals = Counter[tuple[str, str]]()

@@ -84,6 +84,7 @@ class Observer:
         strict: bool = False,
     ) -> None:
         check_options(estimator, fractions, orders, ablations)
+        fractions = tuple(map(float, fractions))  # 0 and 0.0 are one signature
         self.model, self.batches, self.loss, self.positions = unwrap(model), batches, loss, positions
         self.score: Any = score or mean_loss(batches, loss)
         self.strict, self.still_too, self.ablations = strict, tuple(still_too), tuple(ablations)
@@ -102,7 +103,7 @@ class Observer:
             getattr(self.score, "name", getattr(self.score, "__name__", "score")),
             bool(getattr(self.score, "greater_is_better", True)),
             estimator,
-            tuple(fractions),
+            fractions,
             tuple(orders),
             signed,
         )

@@ -20,7 +20,7 @@ from . import searched_orders as searched
 from .curve import TENTHS, Curve, pruning_curves
 from .estimators import Importance, Positions, token_positions
 from .estimators import importance as estimate
-from .heads import Heads, find_heads
+from .heads import Heads, heads_in
 from .losses import Loss, cross_entropy
 from .schema import KINDS
 from .scores import Score
@@ -205,7 +205,7 @@ def compare_orders(
         ValueError: see `make_order`.
 
     """
-    heads = heads or find_heads(model)
+    heads = heads_in(model, heads)
     check_orders(names, heads)
     found = estimate(model, batches, loss, estimator, heads=heads, positions=positions)
     situation = Situation(model, heads, batches, found, np.arange(len(heads)), loss, positions)

@@ -65,6 +65,7 @@ class Attention:
     sequence_first: bool = False  # W_O is called on [T, B, E]
     batch_first: bool = False  # a functional block's own output is [B, T, E]
     parent: nn.Module | None = None  # the layer around it
+    width: int = 0  # of W_O's input, when it was found
 
     @property
     def batch_axis(self) -> int:
@@ -106,8 +107,8 @@ def candidates(model: nn.Module) -> tuple[list[Attention], list[tuple[str, str]]
             unread.append((name, why))
             continue
         parent = modules.get(name.rpartition(".")[0])
-        block = Attention(name, module, projection, count, _kind(model, parent, name, module), 0, False, parent=parent)
-        found.append(_adapted(block))
+        kind, width = _kind(model, parent, name, module), in_features(projection)
+        found.append(_adapted(Attention(name, module, projection, count, kind, 0, False, parent=parent, width=width)))
     return found, unread
 
 

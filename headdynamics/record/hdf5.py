@@ -123,7 +123,9 @@ class HDF5Recorder:
         try:
             mode, order = ("r+", {}) if self.path.exists() else ("w", {"track_order": True})
             # In memory: HDF5 cannot close a file on a full disk, and would keep the deleted one open for ever.
-            with h5py_module().File(self.path, mode, driver="core", backing_store=False, **order) as file:
+            # Without HDF5's own lock, which a reader may hold: PATH.lock keeps other writers out.
+            how = {"driver": "core", "backing_store": False, "locking": False, **order}
+            with h5py_module().File(self.path, mode, **how) as file:
                 yield file
                 file.flush()
                 image = file.id.get_file_image()

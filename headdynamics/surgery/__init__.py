@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ..curve import pruned_count
-from ..heads import Heads, find_heads, unwrap
+from ..heads import Heads, heads_in, unwrap
 from .config import write_config
 from .layouts import SurgeryError, read_layout
 from .reload import load_pruned
@@ -42,7 +42,7 @@ def prune(
         SurgeryError: see `remove_heads`; the model is then untouched.
 
     """
-    heads = heads or find_heads(model)
+    heads = heads_in(model, heads)
     keep = grouped_keep(heads, np.asarray(order), fraction)
     remove_heads(model, keep, heads=heads, batch=batch)
     return keep
@@ -63,7 +63,7 @@ def remove_heads(
 
     """
     model = unwrap(model)
-    heads = heads or find_heads(model)
+    heads = heads_in(model, heads)
     stays = torch.as_tensor(keep).bool()
     if stays.shape != (len(heads),):
         raise ValueError(f"keep has shape {tuple(stays.shape)}; this model has {len(heads)} heads: [{len(heads)}]")

@@ -1,7 +1,9 @@
 """Every head is found, with its kind, layer, number and W_O; what is not understood is named."""
 
+import copy
 import warnings
 
+import numpy as np
 import pytest
 import torch
 import transformers as hf
@@ -169,3 +171,29 @@ def test_a_layers_own_fast_path_is_off_while_masked():
         assert layer.can_use_fastpath is False
         assert not torch.equal(layer(x), x)
     assert layer.can_use_fastpath == 1 and torch.equal(layer(x), x)
+
+
+def test_heads_of_another_model_are_refused():
+    """A mask on a copy's heads would have no effect, and nobody would notice."""
+    case = CASES["bert"]
+    model = case.build()
+    heads = hd.find_heads(copy.deepcopy(model))
+    score = hd.mean_loss([case.batch])
+    order = np.arange(len(heads))
+    for measure in (
+        lambda: hd.importance(model, [case.batch], heads=heads),
+        lambda: hd.pruning_curve(model, order, score, heads=heads),
+        lambda: hd.ablate(model, score, heads=heads),
+        lambda: hd.prune(model, order, 0.5, heads=heads),
+    ):
+        with pytest.raises(hd.HeadsError, match="found on another model"):
+            measure()
+
+
+def test_heads_from_before_a_removal_are_refused():
+    case = CASES["bert"]
+    model = case.build()
+    heads = hd.find_heads(model)
+    hd.prune(model, np.arange(len(heads)), 0.5)
+    with pytest.raises(hd.HeadsError, match="find_heads"):
+        hd.pruning_curve(model, np.arange(len(heads)), hd.mean_loss([case.batch]), heads=heads)

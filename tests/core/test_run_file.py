@@ -349,7 +349,7 @@ def test_killed_at_any_instant(tmp_path):
         found = rows(path)
         assert found == list(range(1, len(found) + 1))
         assert len(found) - reported[-1] in (0, 1)
-    assert len(found) > 40
+    assert len(found) > 15
 
 
 def test_a_thousand_snapshots_are_still_quick_to_extend(tmp_path):
@@ -369,3 +369,22 @@ def test_a_thousand_snapshots_are_still_quick_to_extend(tmp_path):
         assert file["snapshot"][-7:].tolist() == list(range(1001, 1008)) and len(file["importance/mean"]) == 1007
     assert recorder.path.stat().st_size > 7_000_000
     assert min(times) < 0.1
+
+
+def test_a_reader_does_not_hold_up_the_writer_nor_the_other_way(tmp_path):
+    """HDF5 locks what it opens; a row that waits for a reader could be the last one, and lost."""
+    path = written(tmp_path / "run.h5", (10,))
+    recorder = HDF5Recorder(path)
+    recorder.start(a_run(), 10)
+    reader = "import h5py, sys; f = h5py.File(sys.argv[1], 'r'); print('open', flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", reader, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "open\n"
+        recorder.write(a_snapshot(20))
+        other.stdin.close()
+    with recorder._rewritten():  # while we write, others read
+        done = subprocess.run([sys.executable, "-c", reader, str(path)], stdin=subprocess.DEVNULL, capture_output=True)
+        assert done.returncode == 0, done.stderr.decode()
+    recorder.close()
+    assert rows(path) == [10, 20]
