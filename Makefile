@@ -1,8 +1,7 @@
 # make demo    train two small models on real data with the instrument attached, about 10 minutes on 2 cores
 # make test    lint, types and the test suite
-# make results the paper's tables and figures again, from real runs: two hours (results/README.md)
+# make results   the paper's tables and figures again, from real runs: two hours (results/README.md)
 # make coverage  which of transformers' model types it works on (docs/coverage.md)
-# make coverage  measure every family of the installed transformers anew and write docs/coverage.md
 # Every target sets up .venv by itself, once; python3 must be 3.11 or 3.12 (PYTHON=python3.12 make test).
 
 PYTHON ?= python3
