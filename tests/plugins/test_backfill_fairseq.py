@@ -91,7 +91,7 @@ def test_kill_9_and_go_on(training, data, tmp_path, caplog):
     """Killed when the first row is there: the next call measures the others only."""
     words = [*BACKFILL, str(training), "--data", str(data), "-o", str(tmp_path / "back.h5")]
     process = subprocess.Popen(words, env=tiny.ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 150
     while time.monotonic() < deadline and process.poll() is None:
         with contextlib.suppress(OSError):  # not there yet, or just being replaced
             if updates(tmp_path / "back.h5"):
