@@ -63,7 +63,10 @@ def _spread(resamples: np.ndarray) -> float:
 
 def pruned_count(heads: int, fraction: float) -> int:
     """ceil(heads x fraction), exact in rationals: 0.7 of 10 is 7."""
-    exact = Fraction(str(fraction))
+    try:
+        exact = Fraction(str(fraction))
+    except (ValueError, ZeroDivisionError):  # NaN, infinity, no number
+        exact = Fraction(-1)
     if not 0 <= exact <= 1:
         raise ValueError(f"a fraction of heads lies between 0 and 1, not {fraction}")
     return -(-heads * exact.numerator // exact.denominator)

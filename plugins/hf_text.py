@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import transformers
 from transformers import AutoConfig, AutoTokenizer, DataCollatorWithPadding, PreTrainedModel, Trainer, TrainingArguments
+
+from headdynamics.foreign import read_config, settings
 
 
 def text_trainer(
@@ -67,12 +70,13 @@ def build_model(folder: Path) -> PreTrainedModel:
         ValueError: it is not, or the config asks for code from elsewhere.
 
     """
+    told = read_config(folder)
     try:
-        told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         name = str(told["architectures"][0])
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (LookupError, TypeError) as error:
         raise ValueError(f"{folder / 'config.json'} does not name the model's architecture ({error!r})") from error
-    _refuse_foreign(told, folder)
+    if any(key == "quantization_config" and value for key, value in settings(told)):
+        raise ValueError(f"{folder} is quantized: its heads' gradients cannot be had")
     made = getattr(transformers, name, None) if name.endswith("ForSequenceClassification") else None
     if not (isinstance(made, type) and issubclass(made, PreTrainedModel)):
         raise ValueError(
@@ -87,20 +91,6 @@ def build_model(folder: Path) -> PreTrainedModel:
     return model
 
 
-def _refuse_foreign(config: Any, folder: Path) -> None:
-    """An attention named AUTHOR/KERNEL is code that transformers would fetch."""
-    if isinstance(config, Mapping):
-        for key, value in config.items():
-            if "implementation" in str(key) and "/" in json.dumps(value):
-                raise ValueError(f"{folder / 'config.json'} asks for code from elsewhere ({key}: {value}): refused")
-            if key == "quantization_config" and value:
-                raise ValueError(f"{folder} is quantized: its heads' gradients cannot be had")
-            _refuse_foreign(value, folder)
-    elif isinstance(config, list):
-        for value in config:
-            _refuse_foreign(value, folder)
-
-
 def load_tokenizer(folder: Path) -> Any:
     """A tokenizer from a folder; ValueError where there is none."""
     if not (folder / "tokenizer_config.json").is_file():
@@ -112,7 +102,7 @@ def read_examples(path: Path, text: Sequence[str] = (), label: str = "") -> tupl
     """(the texts of each text column, the labels) of a tsv, csv or jsonl file.
 
     Raises:
-        ValueError: the file is of another kind, lacks a column, or is empty.
+        ValueError: the file is of another kind, cannot be read as such, lacks a column, or is empty.
 
     """
     table = _table(path)
@@ -142,18 +132,38 @@ def _table(path: Path) -> list[list[Any]]:
     """Lines as lists; of a jsonl file the keys of its first line come first."""
     if path.suffix not in (".tsv", ".csv", ".jsonl"):
         raise ValueError(f"{path}: give a .tsv, .csv or .jsonl file")
-    with path.open(encoding="utf-8", newline="") as lines:
-        if path.suffix == ".jsonl":
-            found = [json.loads(line) for line in lines if line.strip()]
-            if not all(isinstance(row, dict) for row in found):
-                raise ValueError(f"{path}: every line has to be an object with keys")
-            table = [list(found[0]), *([row.get(name) for name in found[0]] for row in found)] if found else []
-        else:
-            quoting = csv.QUOTE_NONE if path.suffix == ".tsv" else csv.QUOTE_MINIMAL
-            table = list(csv.reader(lines, delimiter="\t" if path.suffix == ".tsv" else ",", quoting=quoting))
+    raw = path.read_bytes()
+    try:
+        lines = io.StringIO(raw.decode("utf-8"), newline="")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{path}, line {line} is not UTF-8: save the file as UTF-8 text") from error
+    table = _objects(lines, path) if path.suffix == ".jsonl" else _cells(lines, path)
     if not table:
         raise ValueError(f"{path} is empty")
     return table
+
+
+def _objects(lines: io.StringIO, path: Path) -> list[list[Any]]:
+    found = []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                found.append(json.loads(line))
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"{path}, line {number} is not JSON: {getattr(error, 'msg', error)}") from error
+    if not all(isinstance(row, dict) for row in found):
+        raise ValueError(f"{path}: every line has to be an object with keys")
+    return [list(found[0]), *([row.get(name) for name in found[0]] for row in found)] if found else []
+
+
+def _cells(lines: io.StringIO, path: Path) -> list[list[Any]]:
+    delimiter, quoting = ("\t", csv.QUOTE_NONE) if path.suffix == ".tsv" else (",", csv.QUOTE_MINIMAL)
+    reader = csv.reader(lines, delimiter=delimiter, quoting=quoting)
+    try:
+        return list(reader)
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {reader.line_num} cannot be read: {error}") from error
 
 
 def _label(value: Any, config: Any) -> int | float:

@@ -16,6 +16,7 @@ from torch import nn
 from ..curve import pruned_count
 from ..heads import Heads, heads_in, unwrap
 from .config import write_config
+from .cut import Edits
 from .layouts import SurgeryError, read_layout
 from .reload import load_pruned
 from .remove import take_out
@@ -38,12 +39,13 @@ def prune(
     the others stay. Make the optimizer afterwards: the weights are new parameters. See `remove_heads` for `batch`.
 
     Raises:
-        ValueError: `order` names a head twice, or one that does not exist, or a part of a key/value group.
+        ValueError: `order` is no 1-D array of whole numbers, or names a head twice, or one that does not exist, or a
+            part of a key/value group; or `fraction` does not lie between 0 and 1.
         SurgeryError: see `remove_heads`; the model is then untouched.
 
     """
     heads = heads_in(model, heads)
-    keep = grouped_keep(heads, np.asarray(order), fraction)
+    keep = grouped_keep(heads, order, fraction)
     remove_heads(model, keep, heads=heads, batch=batch)
     return keep
 
@@ -67,13 +69,14 @@ def remove_heads(
     stays = torch.as_tensor(keep).bool()
     if stays.shape != (len(heads),):
         raise ValueError(f"keep has shape {tuple(stays.shape)}; this model has {len(heads)} heads: [{len(heads)}]")
-    write_config(model, take_out(model, heads, stays, batch))
+    with Edits() as edits:
+        write_config(model, take_out(model, heads, stays, edits, batch), edits)
 
 
 def grouped_keep(heads: Heads, order: np.ndarray, fraction: float) -> torch.Tensor:
     """Bool mask [H] of the heads that stay, whole key/value groups at a time; see `prune`."""
-    if len(set(order.tolist())) != len(order) or not set(order.tolist()) <= set(range(len(heads))):
-        raise ValueError(f"an order lists heads 0 to {len(heads) - 1}, each at most once")
+    order = _checked(order, len(heads))
+    keep, missing = torch.ones(len(heads), dtype=torch.bool), pruned_count(len(order), fraction)
     place = np.full(len(heads), -1)
     place[order] = np.arange(len(order))
     starts = np.cumsum([0, *heads.sizes])
@@ -91,9 +94,21 @@ def grouped_keep(heads: Heads, order: np.ndarray, fraction: float) -> torch.Tens
                 )
             if (places >= 0).all():
                 units.append((float(places.mean()), range(start + first, start + first + size)))
-    keep, missing = torch.ones(len(heads), dtype=torch.bool), pruned_count(len(order), fraction)
     for _, members in sorted(units, key=lambda unit: unit[0]):
         if missing > 0:
             keep[list(members)] = False
             missing -= len(members)
     return keep
+
+
+def _checked(order: Any, heads: int) -> np.ndarray:
+    listed = np.asarray(order)
+    listed = listed if listed.size else listed.astype(int)  # [] is of floats
+    if listed.ndim != 1 or listed.dtype.kind not in "iu":
+        raise ValueError(
+            f"an order lists heads 0 to {heads - 1} in one row of whole numbers, as prune_order gives it; this one has "
+            f"shape {listed.shape} and dtype {listed.dtype}"
+        )
+    if len(set(listed.tolist())) != len(listed) or not set(listed.tolist()) <= set(range(heads)):
+        raise ValueError(f"an order lists heads 0 to {heads - 1}, each at most once")
+    return listed

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..heads import HeadsError, find_heads
-from .cut import GROUPS, HEADS
+from .cut import GROUPS, HEADS, Edits
 from .layouts import GROUP_SIZES, SurgeryError, read_layout
 from .remove import Plan
 
@@ -20,15 +20,15 @@ COUNTS = (*HEADS, "encoder_attention_heads", "decoder_attention_heads")
 TELLING = (*HEADS, *GROUPS, *GROUP_SIZES, "head_dim", "scaling", "scale", "kept_bias")
 
 
-def write_config(model: nn.Module, plans: Mapping[str, Plan]) -> None:
-    """Update `model.config`, so that `save_pretrained` writes all that is needed to build the model again.
+def write_config(model: nn.Module, plans: Mapping[str, Plan], edits: Edits) -> None:
+    """Give `model` a config of its own, of which `save_pretrained` writes all that is needed to build it again.
 
     Where the model's own class builds these shapes from its config (equal head counts and an explicit head size;
     `pruned_heads` in transformers 4), the config says it in the library's words; else the entry `kept_heads` does.
     """
-    config: Any = getattr(model, "config", None)
-    if not plans or not hasattr(config, "to_dict"):
+    if not plans or not hasattr(getattr(model, "config", None), "to_dict"):
         return
+    config = _own_config(model, edits)
     entry = dict(getattr(config, ENTRY, None) or {})
     for name, plan in plans.items():
         old = entry.get(short(model, name), range(plan.layout.block.heads))
@@ -39,6 +39,17 @@ def write_config(model: nn.Module, plans: Mapping[str, Plan]) -> None:
     for name, value in said.items():
         setattr(config, name, value)
     setattr(config, ENTRY, None if said and "pruned_heads" not in said else entry)
+
+
+def _own_config(model: Any, edits: Edits) -> Any:
+    """A copy of `model.config`, which other models may share, in the place of it and of its parts in all modules."""
+    memo: dict[int, Any] = {}
+    config = copy.deepcopy(model.config, memo)
+    for module in model.modules():
+        for name, value in list(vars(module).items()):
+            if hasattr(value, "to_dict") and id(value) in memo:
+                edits.set(module, name, memo[id(value)])
+    return config
 
 
 def short(model: Any, name: str) -> str:

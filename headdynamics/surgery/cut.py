@@ -17,11 +17,20 @@ WIDTHS = "all_head_size inner_dim split_size embed_dim dim".split()
 
 
 class Edits:
-    """A log of changes to modules: `undo` leaves every one as it was."""
+    """A log of changes to modules: `undo` leaves every one as it was, and so does an error inside `with Edits()`."""
 
     def __init__(self) -> None:
         self._old: list[tuple[Any, str, Any]] = []
         self._hooks: list[Any] = []
+
+    def __enter__(self) -> Edits:
+        """The log itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Undo where the block raised."""
+        if kind is not None:
+            self.undo()
 
     def set(self, owner: Any, name: str, value: Any) -> None:
         """Set an attribute."""

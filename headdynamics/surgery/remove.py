@@ -27,15 +27,10 @@ class Plan:
 
 
 def take_out(
-    model: nn.Module, heads: Heads, stays: torch.Tensor, batch: Mapping[str, Any] | None = None
+    model: nn.Module, heads: Heads, stays: torch.Tensor, edits: Edits, batch: Mapping[str, Any] | None = None
 ) -> dict[str, Plan]:
-    """Cut the heads where `stays` [H] is False out of `model`; what was done, by block name."""
-    plans = {
-        block.name: _plan(read_layout(block), mine.nonzero().flatten().tolist())
-        for block, mine in zip(heads.blocks, stays.split(heads.sizes), strict=True)
-        if not mine.all()
-    }
-    _refuse_shared_weights(model, [plan.layout for plan in plans.values()])
+    """Cut the heads where `stays` [H] is False out of `model`; what was done, by block name, is undone by `edits`."""
+    plans = planned(model, heads, stays)
     doubts = [f"{name}: {doubt}" for name, plan in plans.items() for doubt in plan.layout.doubts]
     if doubts and batch is None:
         raise SurgeryError(
@@ -43,19 +38,37 @@ def take_out(
             "result on: " + "; ".join(doubts)
         )
     expected = outputs(model, batch, heads, stays) if batch is not None else None
-    edits = Edits()
-    try:
-        for plan in plans.values():
-            cut_block(plan.layout, plan.heads, plan.groups, edits)
-        settle(model, heads.blocks, {name: plan.heads for name, plan in plans.items()}, edits)
-        if batch is not None and not same(outputs(model, batch), expected):
-            raise SurgeryError("without these heads the model does not compute what the masked model does")
-    except BaseException as error:
-        edits.undo()
-        if batch is None or isinstance(error, SurgeryError) or not isinstance(error, Exception):
-            raise
-        raise SurgeryError(f"without these heads the model does not run: {error}") from error
+    cut_planned(model, heads, plans, edits)
+    if batch is not None:
+        _prove(model, batch, expected)
     return plans
+
+
+def planned(model: nn.Module, heads: Heads, stays: torch.Tensor) -> dict[str, Plan]:
+    """What stays of each block that loses heads, by block name."""
+    plans = {
+        block.name: _plan(read_layout(block), mine.nonzero().flatten().tolist())
+        for block, mine in zip(heads.blocks, stays.split(heads.sizes), strict=True)
+        if not mine.all()
+    }
+    _refuse_shared_weights(model, [plan.layout for plan in plans.values()])
+    return plans
+
+
+def cut_planned(model: nn.Module, heads: Heads, plans: Mapping[str, Plan], edits: Edits) -> None:
+    """Cut to the planned shapes, whatever the doubts; `edits` keeps the log."""
+    for plan in plans.values():
+        cut_block(plan.layout, plan.heads, plan.groups, edits)
+    settle(model, heads.blocks, {name: plan.heads for name, plan in plans.items()}, edits)
+
+
+def _prove(model: nn.Module, batch: Mapping[str, Any], expected: list[torch.Tensor] | None) -> None:
+    try:
+        found = outputs(model, batch)
+    except Exception as error:  # whatever the model's own code raises at shapes that it did not expect
+        raise SurgeryError(f"without these heads the model does not run: {error}") from error
+    if not same(found, expected):
+        raise SurgeryError("without these heads the model does not compute what the masked model does")
 
 
 def _plan(layout: Layout, kept: list[int]) -> Plan:
