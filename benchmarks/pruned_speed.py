@@ -16,11 +16,12 @@ import contextlib
 import copy
 import ctypes
 import gc
+import itertools
 import json
 import logging
+import math
 import multiprocessing
 import os
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,11 +130,7 @@ def seconds(subject, model, batches, keep, heads):
 
 def speed(subject, pruned, keep, size, turns, per_turn):
     """Medians and spread at one batch size."""
-    batches = []
-    for batch in subject.batches(size):
-        batches.append(batch)
-        if size * len(batches) >= max(size, per_turn):
-            break
+    batches = list(itertools.islice(subject.batches(size), max(1, math.ceil(per_turn / size))))
     heads = hd.find_heads(subject.model)
     times = {name: [] for name in VARIANTS}
     for turn in range(turns + 1):
@@ -155,16 +152,15 @@ def speed(subject, pruned, keep, size, turns, per_turn):
     return found
 
 
-def peak(args, which):
+def peak(*args):
     """Peak resident bytes, beyond the loaded model, of a process of its own that runs the largest batch once."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_peak, (args, which))
+        return pool.apply(_peak, args)
 
 
-def _peak(args, which):
+def _peak(which, checkpoint, state, keep, size):
     torch.set_num_threads(1)
-    kind, checkpoint, state, keep, size = args
-    subject = build(kind, checkpoint)
+    subject = build(checkpoint)
     if which == "pruned":
         hd.load_pruned(subject.model, state)
     heads, batch = hd.find_heads(subject.model), next(iter(subject.batches(size)))
@@ -181,12 +177,12 @@ def _status(field):
     return 1024 * int(next(line.split()[1] for line in lines if line.startswith(field)))
 
 
-def build(kind, checkpoint):
-    return minilm() if kind == "minilm" else translation(checkpoint)
+def build(checkpoint):
+    return translation(checkpoint) if checkpoint else minilm()
 
 
-def measure(kind, args):
-    subject = build(kind, args.checkpoint)
+def measure(checkpoint, args):
+    subject = build(checkpoint)
     pruned, keep = cut(subject, args.fraction)
     weights = {
         name: {"parameters": sum(p.numel() for p in m.parameters()), "bytes": sum(p.nbytes for p in m.parameters())}
@@ -195,10 +191,8 @@ def measure(kind, args):
     largest = next(iter(subject.batches(max(args.batch))))
     with torch.inference_mode(), hd.masked(hd.find_heads(subject.model), keep):
         gap = (subject.run(subject.model, largest) - subject.run(pruned, largest)).abs().max()
-    memory = {}
-    for which in VARIANTS:
-        state = pruned.state_dict() if which == "pruned" else None
-        memory[which] = peak((kind, args.checkpoint, state, keep, max(args.batch)), which)
+    state, size = pruned.state_dict(), max(args.batch)
+    memory = {which: peak(which, checkpoint, state, keep, size) for which in VARIANTS}
     return {
         "model": subject.name,
         "pruned_heads": int((~keep).sum()),
@@ -250,13 +244,12 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.checkpoint and not args.checkpoint.exists():
-        sys.exit(f"{args.checkpoint} does not exist")
-    found = [measure("minilm", args)]
-    show(found[0])
-    if args.checkpoint:
-        found.append(measure("translation", args))
-        show(found[1])
-    else:
+        parser.error(f"{args.checkpoint} does not exist")
+    found = []
+    for checkpoint in (None, args.checkpoint) if args.checkpoint else (None,):
+        found.append(measure(checkpoint, args))
+        show(found[-1])
+    if not args.checkpoint:
         print("translation: skipped, for there is no --checkpoint")
     if args.json:
         args.json.write_text(json.dumps(found, indent=1))
