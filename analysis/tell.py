@@ -132,8 +132,10 @@ def _legend(console: Console, found: Settling, column: int | None) -> None:
 
 
 def _transfer(run: Run) -> Table:
+    update = run.transfer["score"].attrs.get("update")
+    model = "the last model" + (f" (update {update})" if update else "")
     table = Table(
-        title=escape(f"{run.attrs['metric']} of the last model, pruned by each snapshot's order"), title_justify="left"
+        title=escape(f"{run.attrs['metric']} of {model}, pruned by each snapshot's order"), title_justify="left"
     )
     for name in ("epoch", "update", *(f"{p:.3g}" for p in run.transfer["fraction"].values)):
         table.add_column(name, justify="right")

@@ -65,6 +65,40 @@ def chosen(checkpoints: Sequence[Checkpoint], every: int = 1, only: Sequence[int
     return [c for c in checkpoints if c.update in only] if only else list(checkpoints)[::-1][::every][::-1]
 
 
+def measure_chosen(
+    make_observer: Callable[[], Observer],
+    checkpoints: Iterable[Checkpoint],
+    *,
+    every: int = 1,
+    only: Sequence[int] = (),
+    transfer: bool = False,
+) -> str:
+    """Measure some of a training's checkpoints, and the transfer to its last one; the run file that was written.
+
+    Args:
+        make_observer: called when the choice stands, so that a wrong one leaves no file; closed at the end.
+        checkpoints: all of the training's: `transfer` prunes the last of these, chosen or not.
+        every: see `chosen`.
+        only: the same.
+        transfer: see `measure_transfer`.
+
+    Raises:
+        ValueError: as `chosen`, `measure_checkpoints` and `measure_transfer`.
+
+    """
+    ordered = in_order(checkpoints)
+    wanted = chosen(ordered, every, only)
+    observer = make_observer()
+    try:
+        logger.info("%d checkpoints; run file %s", len(wanted), observer.path)
+        measure_checkpoints(observer, wanted)
+        if transfer:
+            measure_transfer(observer, ordered[-1])
+    finally:
+        observer.close()
+    return observer.path
+
+
 def measure_checkpoints(observer: Observer, checkpoints: Iterable[Checkpoint]) -> list[int]:
     """Measure every checkpoint that has no row yet; the updates that were measured.
 
@@ -91,9 +125,13 @@ def measure_checkpoints(observer: Observer, checkpoints: Iterable[Checkpoint]) -
 
 
 def measure_transfer(observer: Observer, last: Checkpoint) -> np.ndarray:
-    """Score the last model pruned by each row's order, [snapshot, fraction]; recorded as /transfer.
+    """Score the last model pruned by each row's order, [snapshot, fraction]; recorded as /transfer, with its update.
 
     The order is that of I(h) as the file holds it, float32. A row without I(h) is NaN.
+
+    Raises:
+        ValueError: the last model cannot be loaded; or the observer has no run file.
+
     """
     file = _file(observer)
     means = file.importances()
@@ -104,14 +142,18 @@ def measure_transfer(observer: Observer, last: Checkpoint) -> np.ndarray:
     }
     score = np.full((len(means), len(observer.run.fractions)), np.nan)
     with own_weights_back(observer.model, *observer.still_too):
-        last.load(observer.model)
+        try:
+            last.load(observer.model)
+        except Exception as error:  # every library has its own
+            why = f"{type(error).__name__}: {error}"
+            raise ValueError(f"no transfer: the last checkpoint, {last.path}, cannot be loaded: {why}") from error
         with still(observer.model, *observer.still_too):
             curves = pruning_curves(
                 observer.model, orders, observer.score, observer.run.fractions, heads=observer.heads
             )
     for row, curve in curves.items():
         score[int(row)] = curve.score
-    file.write_transfer(score)
+    file.write_transfer(score, last.update)
     return score
 
 

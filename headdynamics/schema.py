@@ -82,7 +82,7 @@ FIELDS = {
     "online/update": Field("int64", ("window",)),
     "online/mean": Field("float32", ("window", "head")),
     "online/signed": Field("float32", ("window", "head")),
-    "transfer/score": Field("float64", ("snapshot", "fraction")),
+    "transfer/score": Field("float64", ("snapshot", "fraction")),  # of the model at its attribute `update`
 }
 
 #: groups that exist only in runs that measured them; every other group is always there

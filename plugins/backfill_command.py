@@ -29,7 +29,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         ("score-examples", int, "examples for the pruning curve"),
         ("score", str, "such as loss, bleu, accuracy"),
         ("estimator", str, "example, token, batch, signed"),
-        ("fractions", str, "pruned fractions, such as 0,0.5,1"),
+        ("fractions", _fractions, "pruned fractions, such as 0,0.5,1"),
         ("orders", str, "pruning orders, such as importance,random-1"),
         ("ablate", str, "also without each head in turn: one, all-but-one, or both with a comma"),
         ("seed", int, "seed of the draw of examples"),
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("headdynamics").setLevel(logging.INFO)
     first = args.checkpoints[0]
-    output = args.output or (first if first.is_dir() and not _is_folder(first) else first.parent) / "backfill.h5"
+    output = args.output or (first if first.is_dir() and not _is_one(first) else first.parent) / "backfill.h5"
     try:
         print(_fairseq(args, output) if _is_fairseq(args.checkpoints) else _transformers(args, output))
     except (RuntimeError, LookupError, TypeError) as error:  # --strict: what a library said of a checkpoint
@@ -71,8 +71,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _is_folder(place: Path) -> bool:
-    return (place / "trainer_state.json").is_file()
+def _is_one(place: Path) -> bool:
+    """Whether it is one checkpoint-*; `trainer.save_state()` leaves its file in the folder of them all as well."""
+    state = "trainer_state.json"
+    return (place / state).is_file() and not any(place.glob(f"checkpoint-*/{state}"))
 
 
 def _is_fairseq(places: Sequence[Path]) -> bool:
@@ -91,7 +93,9 @@ def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
 def _fairseq(args: argparse.Namespace, output: Path) -> str:
     from .fairseq_checkpoints import backfill
 
-    given = _given(args, "examples", "score_examples", "score", "estimator", "fractions", "orders", "ablate", "seed")
+    given = _given(args, "examples", "score_examples", "score", "estimator", "orders", "ablate", "seed")
+    if args.fractions is not None:
+        given["fractions"] = ",".join(map(str, args.fractions))
     return backfill(
         args.checkpoints,
         str(args.data),
@@ -110,7 +114,7 @@ def _transformers(args: argparse.Namespace, output: Path) -> str:
     from .hf_checkpoints import backfill, find
     from .hf_text import text_trainer
 
-    found = find(args.checkpoints)
+    found = find(args.checkpoints, strict=bool(args.strict))
     trainer = text_trainer(
         Path(max(found, key=lambda checkpoint: checkpoint.update).path),
         args.data,
@@ -123,9 +127,7 @@ def _transformers(args: argparse.Namespace, output: Path) -> str:
         seed=args.training_seed,
         learning_rate=args.learning_rate,
     )
-    given = _given(args, "examples", "score_examples", "score", "estimator", "seed", "strict")
-    if args.fractions is not None:
-        given["fractions"] = _fractions(args.fractions)
+    given = _given(args, "examples", "score_examples", "score", "estimator", "fractions", "seed", "strict")
     if args.orders is not None:
         given["orders"] = _words(args.orders)
     if args.ablate is not None:
@@ -135,9 +137,9 @@ def _transformers(args: argparse.Namespace, output: Path) -> str:
 
 def _fractions(text: str) -> list[float]:
     try:
-        return [float(part) for part in _words(text)]
+        return [float(part) for part in text.split(",")]
     except ValueError:
-        raise ValueError(f"--fractions {text!r} is no list of numbers such as 0,0.2,0.5,1") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers such as 0,0.2,0.5,1") from None
 
 
 def _words(text: str) -> list[str]:
@@ -145,4 +147,7 @@ def _words(text: str) -> list[str]:
 
 
 def _numbers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of updates such as 427,854") from None

@@ -12,13 +12,14 @@ import pickle
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from headdynamics.checkpoints import Checkpoint, chosen, in_order, measure_checkpoints, measure_transfer
+from headdynamics.checkpoints import Checkpoint, measure_chosen
 from headdynamics.stillness import still
 
 from .fairseq_config import ConfigError, safe_config, weights_only
@@ -63,9 +64,9 @@ def backfill(
             instrument was on, else the usual ones.
         task: settings of the task to change, such as `eval_bleu_args`.
         user_dir: the training's own `--user-dir`; what the checkpoint says of it is never imported.
-        every: see `checkpoints.chosen`.
+        every: see `checkpoints.measure_chosen`.
         only: the same.
-        transfer: see `checkpoints.measure_transfer`.
+        transfer: the same.
         cpu: do not use a GPU.
 
     Raises:
@@ -73,28 +74,25 @@ def backfill(
         RunFileError: the run file cannot be written.
 
     """
-    stands = find(places)
+    stands = find(places, strict=bool((given or {}).get("strict")))
     trainer, settings = build(stands[-1].path, data, task or {}, user_dir, cpu)
     options = _options(settings, given or {})
     with still(trainer.get_model(), trainer.get_criterion()), still_trainer(trainer):
         length = _Lengths(trainer)
-        checkpoints = chosen(in_order(_checkpoint(stand, trainer, length) for stand in stands), every, only)
-        observer = observe(options, trainer, str(output), None)
-        try:
-            logger.info("%d checkpoints; run file %s", len(checkpoints), observer.path)
-            measure_checkpoints(observer, checkpoints)
-            if transfer:
-                measure_transfer(observer, checkpoints[-1])
-        finally:
-            observer.close()
-    return observer.path
+        return measure_chosen(
+            partial(observe, options, trainer, str(output), None),
+            [_checkpoint(stand, trainer, length) for stand in stands],
+            every=every,
+            only=only,
+            transfer=transfer,
+        )
 
 
-def find(places: Iterable[Path]) -> list[Stand]:
-    """Every checkpoint that can be read, by update; one that cannot is named in the log.
+def find(places: Iterable[Path], strict: bool = False) -> list[Stand]:
+    """Every checkpoint that can be read, by update; one that cannot is left out, and the log names it.
 
     Raises:
-        ValueError: there is none; the message has the reason of the first.
+        ValueError: there is none, or `strict` and one cannot be read; the message has the reason of the first.
 
     """
     found, trouble = [], []
@@ -102,9 +100,11 @@ def find(places: Iterable[Path]) -> list[Stand]:
         for path in sorted(place.glob("checkpoint*.pt")) if place.is_dir() else [place]:
             try:
                 found.append(_stand(path))
-            except (ValueError, OSError) as error:
+            except ValueError as error:
+                if strict:
+                    raise
                 trouble.append(str(error))
-                logger.error("%s", error)
+                logger.error("left out: %s", error)
     if not found:
         raise ValueError(trouble[0] if trouble else "no checkpoint*.pt in the given folders")
     return sorted(found, key=lambda stand: stand.update)
@@ -126,8 +126,8 @@ def read(path: Path) -> dict[str, Any]:
             f"{path} is not loaded: it is damaged or holds more than tensors and plain values, and nothing in a "
             f"checkpoint is ever run. {why}".rstrip()
         ) from error
-    except (RuntimeError, EOFError, AttributeError, TypeError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+    except Exception as error:  # damaged bytes lead torch to struct.error, IndexError, KeyError, ...
+        raise ValueError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
     if not isinstance(state, dict) or not {"model", "optimizer_history", "extra_state"} <= state.keys():
         raise ValueError(f"{path} is no checkpoint of fairseq-train")
     return state
@@ -137,11 +137,13 @@ def _stand(path: Path) -> Stand:
     state = read(path)
     try:
         at = state["extra_state"]["train_iterator"]
-        return Stand(
-            path, int(state["optimizer_history"][-1]["num_updates"]), int(at["epoch"]), int(at["iterations_in_epoch"])
-        )
-    except (LookupError, TypeError, ValueError) as error:
+        update = int(state["optimizer_history"][-1]["num_updates"])
+        stand = Stand(path, update, int(at["epoch"]), int(at["iterations_in_epoch"]))
+    except Exception as error:  # anything may be in their place
         raise ValueError(f"{path} does not say where training stood ({error!r})") from error
+    if not all(0 <= number < 2**63 for number in stand[1:]):
+        raise ValueError(f"{path} does not say where training stood ({stand[1:]})")
+    return stand
 
 
 def build(path: Path, data: str, task: Mapping[str, Any], user_dir: str, cpu: bool) -> tuple[Any, dict[str, Any]]:

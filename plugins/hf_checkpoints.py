@@ -7,6 +7,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, Trainer
 
-from headdynamics.checkpoints import Checkpoint, chosen, in_order, measure_checkpoints, measure_transfer, saved_weights
+from headdynamics.checkpoints import Checkpoint, measure_chosen, saved_weights
 from headdynamics.heads import unwrap
 from headdynamics.stillness import still
 
@@ -47,7 +48,7 @@ def backfill(
             Default: the Trainer's output_dir.
         every_th: measure every n-th checkpoint, counted back from the last.
         only: measure these updates.
-        transfer: also score the last model pruned by each checkpoint's order; see `checkpoints.measure_transfer`.
+        transfer: also score the last model, chosen or not, pruned by each checkpoint's order.
         options: see `hf_setup.Options`; those that say when to measure mean nothing here.
 
     Raises:
@@ -59,21 +60,15 @@ def backfill(
     if trainer.args.world_size > 1:
         raise ValueError("backfill measures in one process: start it without torchrun or accelerate launch")
     given = trainer.args.output_dir if checkpoints is None else checkpoints
-    found = chosen(in_order(find([given] if isinstance(given, (str, os.PathLike)) else given)), every_th, only)
+    places = [given] if isinstance(given, (str, os.PathLike)) else given
+    found = find(places, strict=chosen_options.strict)
     model = unwrap(trainer.model)
     with still(model), _as_in_training(trainer):
         seen = {"model": model}
         if trainer.eval_dataset is None and chosen_options.eval_dataset is None and trainer.train_dataset is not None:
             seen["train_dataloader"] = trainer.get_train_dataloader()
-        observer = observe(chosen_options, str(path), trainer.args, None, trainer, seen)
-        try:
-            logger.info("%d checkpoints; run file %s", len(found), observer.path)
-            measure_checkpoints(observer, found)
-            if transfer:
-                measure_transfer(observer, found[-1])
-        finally:
-            observer.close()
-    return observer.path
+        make_observer = partial(observe, chosen_options, str(path), trainer.args, None, trainer, seen)
+        return measure_chosen(make_observer, found, every=every_th, only=only, transfer=transfer)
 
 
 @contextlib.contextmanager
@@ -86,14 +81,17 @@ def _as_in_training(trainer: Trainer) -> Iterator[None]:
         yield
 
 
-def find(places: Iterable[str | os.PathLike[str] | Checkpoint]) -> list[Checkpoint]:
+def find(places: Iterable[str | os.PathLike[str] | Checkpoint], strict: bool = False) -> list[Checkpoint]:
     """The checkpoints of these places: each a checkpoint, a folder of them, or weights that we saved.
 
+    One that does not say where training stood is left out, and the log names it.
+
     Raises:
-        ValueError: a place has none, or one does not say where training stood.
+        ValueError: a place has none; none is left; or `strict` and one does not say where training stood.
 
     """
     found: list[Checkpoint] = []
+    trouble: list[str] = []
     for place in places:
         if isinstance(place, Checkpoint):
             found.append(place)
@@ -101,23 +99,41 @@ def find(places: Iterable[str | os.PathLike[str] | Checkpoint]) -> list[Checkpoi
         path = Path(place)
         if path.suffix == ".safetensors":
             found += [c for c in saved_weights(path.parent) if Path(c.path) == path]
-        elif (path / STATE).is_file():
-            found.append(_checkpoint(path))
-        elif inner := sorted(folder.parent for folder in path.glob(f"*/{STATE}")):
-            found += [_checkpoint(folder) for folder in inner]
+        elif folders := _folders(path):
+            for folder in folders:
+                try:
+                    found.append(_checkpoint(folder))
+                except ValueError as error:
+                    if strict:
+                        raise
+                    trouble.append(str(error))
+                    logger.error("left out: %s", error)
         elif any(path.glob("update-*.safetensors")):
             found += saved_weights(path)
         else:
             raise ValueError(f"{path} is no checkpoint of a Trainer (it has no {STATE}) and holds none")
+    if not found:
+        raise ValueError(trouble[0] if trouble else "no checkpoint was given")
     return found
+
+
+def _folders(path: Path) -> list[Path]:
+    """The checkpoints in a folder, or it alone; `trainer.save_state()` makes an output_dir look like one as well."""
+    inner = sorted(state.parent for state in path.glob(f"checkpoint-*/{STATE}"))
+    if inner or (path / STATE).is_file():
+        return inner or [path]
+    return sorted(state.parent for state in path.glob(f"*/{STATE}"))
 
 
 def _checkpoint(folder: Path) -> Checkpoint:
     try:
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
-        return Checkpoint(int(state["global_step"]), float(state["epoch"]), str(folder), _loader(folder))
-    except (LookupError, TypeError, ValueError, OSError) as error:
+        update, epoch = int(state["global_step"]), float(state["epoch"])
+    except (LookupError, TypeError, ValueError, ArithmeticError, RecursionError, OSError) as error:
         raise ValueError(f"{folder / STATE} does not say where training stood ({error!r})") from error
+    if not 0 <= update < 2**63:
+        raise ValueError(f"{folder / STATE} does not say where training stood (global_step {update})")
+    return Checkpoint(update, epoch, str(folder), _loader(folder))
 
 
 def _loader(folder: Path) -> Callable[[nn.Module], None]:

@@ -83,12 +83,13 @@ class HDF5Recorder:
         with h5py_module().File(self.path, "r") as file:
             return np.asarray(file["importance/mean"][:])
 
-    def write_transfer(self, score: np.ndarray) -> None:
-        """Record /transfer for all rows, [snapshot, fraction]."""
+    def write_transfer(self, score: np.ndarray, update: int) -> None:
+        """Record /transfer for all rows, [snapshot, fraction]; `update`: of the model that was pruned."""
         with self._rewritten() as file:
             if "transfer/score" not in file:
                 create_field(file, "transfer/score")
             file["transfer/score"][:] = score
+            file["transfer/score"].attrs["update"] = update
 
     def close(self) -> None:
         """Give the lock back."""

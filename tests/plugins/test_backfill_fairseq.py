@@ -2,7 +2,9 @@
 
 import argparse
 import contextlib
+import io
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -15,6 +17,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from headdynamics.plugins.fairseq_checkpoints import find
 from headdynamics.plugins.fairseq_config import ConfigError, safe_config
 from run_content import content
 
@@ -79,6 +82,7 @@ def test_settings_may_be_others_than_live(training, data, tmp_path):
         assert file.attrs["metric"] == "loss" and set(file["snapshots/n_importance"][:]) == {12}
         assert file["transfer/score"].shape == (len(file["snapshot"]), 2)
         assert np.array_equal(file["transfer/score"][-1], file["curve/score"][-1, 0])
+        assert file["transfer/score"].attrs["update"] == file["snapshot"][-1]
         assert np.isfinite(file["transfer/score"][:]).all() and np.isfinite(file["ablation/one/delta"][:]).all()
     wide = ["--eval-bleu-args", '{"beam": 1, "max_len_b": 3}', "--fractions", "0", "--every-th", "99"]
     assert here(training, "--data", data, "-o", tmp_path / "wide.h5", *wide) == 0
@@ -201,6 +205,88 @@ def test_plain_settings_pass(training, data, text):
     assert config.model.something == text and config.task.data == str(data) and config.common.user_dir is None
     with pytest.raises(ConfigError, match="no plain value but a bytes"):
         safe_config({**found, "criterion": {"_name": b"cross_entropy"}}, str(data), {}, True)
+
+
+def sections(text):
+    """A cfg whose model has this setting, and which is unknown to fairseq for the rest."""
+    return {name: {"_name": "x"} for name in "task criterion dataset optimization common".split()} | {
+        "model": {"something": text}
+    }
+
+
+@pytest.mark.parametrize(
+    "text", [*PLAIN, "de-en", "data-bin/wmt19.en-de", '{"beam": 4, "a": true, "b": -1.5}', "", "9" * 4000]
+)
+def test_text_that_is_no_more_than_text_or_a_few_numbers_passes(text):
+    with pytest.raises(ConfigError, match="knows no task"):
+        safe_config(sections(text), "", {}, True)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["9**9**9**9", "'%0999999999d' % 1", "[0]*10**9", "[0] * 1000000000", "9999 * (9999 * 'a')", "cfg.a * cfg.b",
+     "cfg.a * 9000", "(10000 * 10000) * [0]", "[0] * 0x3b9aca00", "1 << 999999999999", "(a := [0])", "{**a}", "x[1]",
+     "().__class__", "f'{1:0999999999d}'", "[*a]"],
+)  # fmt: skip
+def test_text_that_python_could_be_kept_busy_by_is_refused(text):
+    """fairseq's `eval` of the first would take for ever, and of the next all memory."""
+    with pytest.raises(ConfigError, match="could be run as code"):
+        safe_config(sections(text), "", {}, True)
+
+
+def tiny_state(update=7):
+    extra = {"train_iterator": {"epoch": 2, "iterations_in_epoch": 0}}
+    history = [{"num_updates": update, "optimizer_name": "FairseqAdam"}]
+    return {"model": {"a": torch.ones(3)}, "optimizer_history": history, "extra_state": extra}
+
+
+def damaged(kind, seed):
+    """A checkpoint of 3 weights, in one of torch's forms, with a few bytes changed or cut; or bytes by chance."""
+    rng = random.Random(seed)
+    if kind == "noise":
+        return rng.randbytes(rng.randrange(400))
+    buffer = io.BytesIO()
+    torch.save(tiny_state(), buffer, _use_new_zipfile_serialization=kind == "zip")
+    raw = bytearray(buffer.getvalue())
+    for _ in range(rng.randrange(1, 6)):
+        raw[rng.randrange(len(raw))] = rng.randrange(256)
+    return bytes(raw[: rng.randrange(len(raw))] if rng.random() < 0.3 else raw)
+
+
+@pytest.mark.parametrize("kind", ["zip", "legacy", "noise"])
+def test_whatever_is_damaged_the_good_ones_beside_it_are_found(tmp_path, kind):
+    bad, good = tmp_path / "checkpoint1.pt", tmp_path / "checkpoint2.pt"
+    torch.save(tiny_state(9), good)
+    alone = 0
+    for seed in range(60):
+        bad.write_bytes(damaged(kind, seed))
+        found = find([tmp_path])
+        assert (found[-1].path, found[-1].update) == (good, 9)
+        alone += len(found) == 1
+    assert alone > 20
+
+
+@pytest.mark.parametrize("update", [float("inf"), float("nan"), 10**30, -1, torch.ones(2), "many", None])
+def test_a_checkpoint_that_does_not_say_where_training_stood_is_left_out(tmp_path, update, caplog, capfd):
+    """It gets no row, for a row needs its update; `--strict` stops there, naming it."""
+    torch.save(tiny_state(update), tmp_path / "checkpoint1.pt")
+    torch.save(tiny_state(9), tmp_path / "checkpoint2.pt")
+    assert [stand.update for stand in find([tmp_path])] == [9]
+    assert "left out" in caplog.text and "checkpoint1.pt does not say where training stood" in caplog.text
+    assert here(tmp_path, "--data", tmp_path) == 2
+    assert "checkpoint2.pt has no cfg" in last_line(capfd)
+    assert here(tmp_path, "--data", tmp_path, "--strict") == 2
+    assert "checkpoint1.pt does not say where training stood" in last_line(capfd)
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "sentence"),
+    [("--only", "abc", "'abc' is no list of updates"), ("--fractions", "0,a", "'0,a' is no list of numbers")],
+)
+def test_a_list_that_is_none_is_named_by_its_own_option(tmp_path, option, text, sentence, capfd):
+    torch.save(tiny_state(), tmp_path / "checkpoint1.pt")
+    assert here(tmp_path, "--data", tmp_path, option, text) == 2
+    assert last_line(capfd).startswith(f"headdynamics: argument {option}: {sentence}")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Backfill of a real Trainer's checkpoints: the same run file as live, to the last bit."""
 
+import json
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ import hf_tiny as tiny
 import numpy as np
 import pytest
 import torch
+from headdynamics.plugins.hf_checkpoints import find
 from hf_tiny import QUIET, HeadDynamicsCallback
 from run_content import content
 
@@ -118,6 +120,40 @@ def test_a_bad_checkpoint_is_a_row_that_says_why_and_is_tried_again(tmp_path, wr
     file.write_bytes(good)
     assert hd.backfill(trainer, written, tmp_path / "out", **quiet) == written
     assert content(live) == content(written)
+
+
+def states(folder, **steps):
+    for name, step in steps.items():
+        (folder / name.replace("_", "-")).mkdir(exist_ok=True)
+        (folder / name.replace("_", "-") / "trainer_state.json").write_text(
+            json.dumps({"global_step": step, "epoch": 1.0})
+        )
+
+
+def test_a_folder_with_a_state_of_its_own_still_is_a_folder_of_checkpoints(tmp_path):
+    """`trainer.save_state()` writes one; a checkpoint itself, or folders of other names, are found as before."""
+    states(tmp_path, checkpoint_5=5, checkpoint_10=10)
+    shutil.copy(tmp_path / "checkpoint-10/trainer_state.json", tmp_path)
+    assert sorted(c.update for c in find([tmp_path])) == [5, 10]
+    assert [c.path for c in find([tmp_path / "checkpoint-5"])] == [str(tmp_path / "checkpoint-5")]
+    (tmp_path / "other").mkdir()
+    states(tmp_path / "other", first=1, second=2)
+    assert sorted(c.update for c in find([tmp_path / "other"])) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "text", ['{"epo', "[]", '{"epoch": 1.0}', '{"global_step": 1e999, "epoch": 1}', "[" * 100000]
+    + [f'{{"global_step": {step}, "epoch": 1}}' for step in (-1, 10**30, "[]")]
+)  # fmt: skip
+def test_a_state_that_cannot_be_read_is_left_out(tmp_path, text, caplog):
+    states(tmp_path, checkpoint_5=5, checkpoint_10=10)
+    (tmp_path / "checkpoint-10/trainer_state.json").write_text(text)
+    assert [c.update for c in find([tmp_path])] == [5]
+    where = f"{tmp_path / 'checkpoint-10/trainer_state.json'} does not say where training stood"
+    assert f"left out: {where}" in caplog.text
+    for places, strict in (([tmp_path], True), ([tmp_path / "checkpoint-10"], False)):
+        with pytest.raises(ValueError, match="does not say where training stood"):
+            find(places, strict=strict)
 
 
 def test_nothing_but_weights_is_opened(tmp_path):
@@ -239,6 +275,26 @@ def test_transfer_is_the_last_model_pruned_by_each_order(tmp_path, capsys):
     hd.backfill(trainer, path, tmp_path / "out", **options)
     after = hd.load_run(path).transfer["score"].values
     assert np.isnan(after[0]).all() and np.array_equal(after[1:], transfer)
+
+
+def test_the_transfer_is_to_the_last_model_of_all_whatever_is_chosen(tmp_path, capsys):
+    trained(tmp_path)
+    trainer = tiny.trainer(tmp_path / "x")
+    options = QUIET | {"transfer": True, "score": "loss", "fractions": (0, 0.25, 0.5)}
+    whole = hd.load_run(hd.backfill(trainer, tmp_path / "all.h5", tmp_path / "out", **options))
+    path = hd.backfill(trainer, tmp_path / "first.h5", tmp_path / "out", only=[5], **options)
+    first = hd.load_run(path)
+    assert first.snapshots["update"].values.tolist() == [5]
+    assert np.array_equal(first.transfer["score"].values[0], whole.transfer["score"].values[0])
+    assert first.transfer["score"].values[0, 0] != first.snapshots["score"].values[0]  # another model than its own
+    with h5py.File(path) as file:
+        assert file["transfer/score"].attrs["update"] == 10
+    assert main(["show", path]) == 0
+    assert "of the last model (update 10)" in " ".join(capsys.readouterr().out.split())
+    (tmp_path / "out/checkpoint-10/model.safetensors").write_bytes(b"cut")
+    with pytest.raises(ValueError, match="no transfer: the last checkpoint, .*checkpoint-10, cannot be loaded"):
+        hd.backfill(trainer, tmp_path / "bad.h5", tmp_path / "out", only=[5], **options)
+    assert tiny.rows(tmp_path / "bad.h5")["status"] == ["ok"]
 
 
 def test_any_loop_with_loaders_of_its_own(tmp_path, caplog):

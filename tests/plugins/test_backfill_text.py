@@ -147,6 +147,21 @@ def test_code_in_a_checkpoint_is_not_run(training, tmp_path):
         assert np.array_equal(live["importance/mean"][1], back["importance/mean"][0])
 
 
+def test_a_folder_with_a_state_of_its_own_and_a_damaged_checkpoint(training, tmp_path, capfd):
+    """All its good checkpoints, and the run file beside them; `--strict` stops at the other."""
+    out = tmp_path / "out"
+    shutil.copytree(training / "out", out)
+    shutil.copy(out / "checkpoint-6/trainer_state.json", out)
+    (out / "checkpoint-9").mkdir()
+    (out / "checkpoint-9/trainer_state.json").write_text('{"epo')
+    words = [out, "--data", training / "valid.tsv", "--cpu", *FEW]
+    assert here(*words, "--strict") == 2
+    last = capfd.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith(f"headdynamics: {out / 'checkpoint-9/trainer_state.json'} does not say where training")
+    assert here(*words) == 0
+    assert tiny.rows(out / "backfill.h5")["update"] == [3, 6]
+
+
 def test_columns(tmp_path):
     """By name, by number, pairs of texts; label names of the config."""
     table = tmp_path / "pairs.csv"
@@ -164,6 +179,21 @@ def test_columns(tmp_path):
             read_examples(table)
     with pytest.raises(ValueError, match="give a .tsv, .csv or .jsonl file"):
         read_examples(tmp_path / "pairs.txt")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("a.jsonl", b'{"text": "a", "label": 1}\n\n{"text": "a", \n', "a.jsonl, line 3 is not JSON: Expecting"),
+        ("a.jsonl", b'{"text": "a", "label": 1}\n' + b"[" * 100000, "a.jsonl, line 2 is not JSON"),
+        ("a.tsv", "1\tgood\n0\tfa\u00e7ade\n".encode("latin-1"), "a.tsv, line 2 is not UTF-8"),
+        ("a.csv", b"text,label\n" + b"a" * 200000 + b",1\n", "a.csv, line 2 cannot be read: field larger than"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named_with_the_line(tmp_path, name, content, sentence):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=sentence):
+        read_examples(tmp_path / name)
 
 
 def test_labels_by_name_and_labels_that_no_class_has(training, tmp_path):
