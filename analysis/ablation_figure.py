@@ -7,6 +7,8 @@ from headdynamics.analysis.ablations import NAMES, TESTS, Effects
 from headdynamics.analysis.figures import literal
 from headdynamics.analysis.needs import needed
 
+from headdynamics.stacks import Stack
+
 with needed():
     from matplotlib import colormaps
     from matplotlib.axes import Axes
@@ -20,23 +22,23 @@ SIGNIFICANT, OTHER = "0.25", "0.78"  # no colour of the panels, where colour mea
 
 
 def ablation_figure(found: Effects, alpha: float = 0.01, correction: str = "none") -> Figure:
-    """Histogram of the H scores beside the base, and a panel per kind: layers by heads, coloured by the change.
+    """Histogram of the H scores beside the base, and a panel per kind and stack: layers by heads, by change.
 
     Args:
         found: from ``effects``.
         alpha: heads with a p-value of at most this are marked.
         correction: of these p-values: none, holm or bh.
     """
-    kinds = list(dict.fromkeys(found.kind.tolist()))
+    stacks = found.stacks
     marked = found.significant(alpha, correction)
-    figure = Figure(figsize=(5.2 + 3.4 * len(kinds), 4.4), layout="constrained")
-    left, *panels = figure.subplots(1, 1 + len(kinds), width_ratios=[1.35] + [1] * len(kinds))
+    figure = Figure(figsize=(5.2 + 3.4 * len(stacks), 4.4), layout="constrained")
+    left, *panels = figure.subplots(1, 1 + len(stacks), width_ratios=[1.35] + [1] * len(stacks))
     how = "" if correction == "none" else f" {NAMES[correction]}"
     limit = f"p \N{LESS-THAN OR EQUAL TO} {alpha:g}{how}"
     _histogram(left, found, marked, f"{limit}\n({TESTS.get(found.test, found.test)})")
     scale, colours = _diverging(found)
-    for axes, kind in zip(panels, kinds, strict=True):
-        _heads(axes, found, marked, kind, scale, colours)
+    for axes, stack in zip(panels, stacks, strict=True):
+        _heads(axes, found, marked, stack, scale, colours)
     bar = figure.colorbar(ScalarMappable(scale, colours), ax=panels)
     bar.set_label(literal(f"change of {found.metric} from {found.base:.4g}\n(orange is worse)"))
     did = "each head masked in turn" if found.what == "one" else "each head alone in its layer"
@@ -70,8 +72,8 @@ def _diverging(found: Effects) -> tuple[Normalize, Colormap]:
     return Normalize(-size, size), colours
 
 
-def _heads(axes: Axes, found: Effects, marked: np.ndarray, kind: str, scale: Normalize, colours: Colormap) -> None:
-    here = found.kind == kind
+def _heads(axes: Axes, found: Effects, marked: np.ndarray, stack: Stack, scale: Normalize, colours: Colormap) -> None:
+    here = stack.at
     layer, number = found.layer[here], found.number[here]
     grid = np.full((layer.max() + 1, number.max() + 1), np.nan)
     grid[layer, number] = found.delta[here]
@@ -80,7 +82,7 @@ def _heads(axes: Axes, found: Effects, marked: np.ndarray, kind: str, scale: Nor
         if star:
             dark = abs(value) > 0.6 * scale.vmax
             axes.text(column, row, STAR, ha="center", va="center", color="white" if dark else "black")
-    axes.set_title(literal(kind), fontsize="medium")
+    axes.set_title(literal(stack.title), fontsize="medium")
     axes.set(xlabel="head (from 0)", ylabel="layer (from 0, the input's side)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))

@@ -40,15 +40,14 @@ def tell_ablation(console: Console, found: Effects, alpha: float = 0.01, correct
 
 def _layers_by_heads(found: Effects, marked: np.ndarray) -> Iterator[Table]:
     digits = decimals(found.delta)
-    for kind in dict.fromkeys(found.kind.tolist()):
-        title = escape(f"{kind}: change of {found.metric} without the head")
+    for stack in found.stacks:
+        title = escape(f"{stack.title}: change of {found.metric} without the head")
         table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1))
         table.add_column("layer", justify="right")
-        here = found.kind == kind
-        for number in np.unique(found.number[here]):
+        for number in np.unique(found.number[stack.at]):
             table.add_column(f"head {number}" if number == 0 else str(number), justify="right")
-        for layer in np.unique(found.layer[here]):
-            row = [h for h in np.flatnonzero(here) if found.layer[h] == layer]
+        for layer in np.unique(found.layer[stack.at]):
+            row = [h for h in stack.at if found.layer[h] == layer]
             table.add_row(str(layer), *(_cell(found.delta[h], bool(marked[h]), digits) for h in row))
         yield table
 
@@ -60,10 +59,11 @@ def _best(found: Effects, marked: np.ndarray) -> Table:
         table.add_column(name, justify="left" if name == "kind" else "right")
     table.add_column("change, head chosen\non held-out half", justify="right")
     table.add_column("heads that the\nhalves chose", justify="right")
+    titles = {head: stack.title for stack in found.stacks for head in stack.at.tolist()}
     best, held = found.best(), found.held_out()
     for row, head in enumerate(best.head):
         table.add_row(
-            escape(str(found.kind[head])),
+            escape(titles[int(head)]),
             str(found.layer[head]),
             str(found.number[head]),
             number(found.score[head], ".5g"),

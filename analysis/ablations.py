@@ -14,6 +14,7 @@ from headdynamics.analysis.words import moment
 from headdynamics.best import Best, best_heads, held_out
 from headdynamics.schema import ABLATIONS, RunFileError
 from headdynamics.significance import benjamini_hochberg, holm
+from headdynamics.stacks import Stack, stacks
 
 #: how p-values of many heads are corrected: name -> [H] -> [H]
 CORRECTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -72,6 +73,11 @@ class Effects:
         """``[H]`` which attention block (layer of one kind) a head is in, numbered in the model's order."""
         order = {name: i for i, name in enumerate(dict.fromkeys(self.module.tolist()))}
         return np.array([order[name] for name in self.module.tolist()])
+
+    @property
+    def stacks(self) -> list[Stack]:
+        """The heads of each kind, and of each stack of it where a model has several."""
+        return stacks(self.kind, self.module)
 
     @property
     def tested(self) -> int:

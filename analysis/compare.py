@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from headdynamics.analysis.correlation import Correlation, correlations
+from headdynamics.analysis.matching import same_examples, same_heads
 from headdynamics.analysis.reading import reading
 from headdynamics.analysis.run import Run
 from headdynamics.analysis.verdict import MIN_HEADS
@@ -97,7 +98,7 @@ def compare(a: Run, b: Run, what: str = IMPORTANCE, snapshot: int = -1, other: i
     """
     if what not in MEASURES:
         raise ValueError(f"there is no measure {what!r}; there are {', '.join(MEASURES)}")
-    order = _same_heads(a, b)
+    order = same_heads(a, b)
     first, second = _side(a, what, snapshot), _side(b, what, snapshot if other is None else other)
     one_file = a.path.resolve() == b.path.resolve()
     if one_file and first.name == second.name:
@@ -109,7 +110,7 @@ def compare(a: Run, b: Run, what: str = IMPORTANCE, snapshot: int = -1, other: i
     x, y = first.values[known], second.values[known]
     parts = [side.parts[:, known] for side in (first, second)]
     kind = a.heads["kind"].values[known]
-    shared = one_file or bool(a.signature.get("data")) and a.signature.get("data") == b.signature.get("data")
+    shared = one_file or same_examples(a, b, scored=what == ABLATION)
     places = {ALL_HEADS: np.full(len(x), True)} | {k: kind == k for k in dict.fromkeys(kind.tolist())}
     views = [_view(name, x[at], y[at], *(p[:, at] for p in parts), shared) for name, at in places.items()
              if at.sum() >= MIN_HEADS and (name == ALL_HEADS or not at.all())]  # fmt: skip
@@ -141,25 +142,6 @@ def compare_all(
 def _view(name: str, x: np.ndarray, y: np.ndarray, parts_x: np.ndarray, parts_y: np.ndarray, shared: bool) -> View:
     found = correlations(x, y, parts_x, parts_y, shared)
     return View(name, len(x), found, reading(found[0]))
-
-
-def _same_heads(a: Run, b: Run) -> list[int]:
-    """Where each head of `a` stands in `b`."""
-    tables = []
-    for run in (a, b):
-        columns = (run.heads[name].values.tolist() for name in ("kind", "layer", "number"))
-        tables.append(list(zip(*columns, strict=True)))
-    first, second = tables
-    for path, mine, theirs in ((a.path, first, set(second)), (b.path, second, set(first))):
-        alone = [head for head in mine if head not in theirs]
-        if alone:
-            some = ", ".join(f"{kind} layer {layer} head {number}" for kind, layer, number in alone[:3])
-            more = f" and {len(alone) - 3} more" if len(alone) > 3 else ""
-            raise RunFileError(
-                f"the files are of different architectures ({len(first)} and {len(second)} heads): only {path} has "
-                f"{some}{more}; compare runs of one architecture"
-            )
-    return [second.index(head) for head in first]
 
 
 def _side(run: Run, what: str, position: int) -> Side:

@@ -61,6 +61,7 @@ def draw_heads(run: Run, position: int = -1) -> Figure:
         heads["number"].values,
         label=f"importance I(h), estimator: {run.attrs['estimator']}",
         title=f"{run.attrs['model']}: head importance at {here}",
+        module=heads["module"].values,
     )
 
 

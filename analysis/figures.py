@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from headdynamics.analysis.needs import needed
 
+from headdynamics.stacks import stacks
+
 with needed():
     from matplotlib import colormaps
     from matplotlib.axes import Axes
@@ -116,8 +118,9 @@ def heads_figure(
     number: np.ndarray,
     label: str = "importance I(h)",
     title: str = "",
+    module: Sequence[str] | None = None,
 ) -> Figure:
-    """Heatmap of one value a head: a panel per kind, layers by heads, on one colour scale.
+    """Heatmap of one value a head: a panel per kind and stack, layers by heads, on one colour scale.
 
     Args:
         values: ``[H]``; NaN stays grey.
@@ -126,19 +129,20 @@ def heads_figure(
         number: ``[H]`` within its layer, from 0.
         label: of the colour bar.
         title: of the figure.
+        module: ``[H]`` paths, which tell stacks of one kind apart (CLIP's text and vision); None: there is one each.
     """
-    kinds = list(dict.fromkeys(np.asarray(kind).tolist()))
+    found = stacks(kind, [""] * len(values) if module is None else module)
     finite = values[np.isfinite(values)]
     scale = Normalize(min(0.0, float(finite.min())), float(finite.max())) if len(finite) else Normalize(0, 1)
-    figure = Figure(figsize=(1.6 + 3.6 * max(1, len(kinds)), 4), layout="constrained")
-    panels = figure.subplots(1, max(1, len(kinds)), squeeze=False)[0]
+    figure = Figure(figsize=(1.6 + 3.6 * max(1, len(found)), 4), layout="constrained")
+    panels = figure.subplots(1, max(1, len(found)), squeeze=False)[0]
     colours = colormaps["viridis"].with_extremes(bad="0.85")
-    for axes, one in zip(panels, kinds, strict=False):
-        here = np.asarray(kind) == one
+    for axes, one in zip(panels, found, strict=False):
+        here = one.at
         grid = np.full((layer[here].max() + 1, number[here].max() + 1), np.nan)
         grid[layer[here], number[here]] = values[here]
         axes.imshow(grid, norm=scale, cmap=colours, origin="lower", aspect="auto", interpolation="nearest")
-        axes.set(title=literal(one), xlabel="head (from 0)", ylabel="layer (from 0, the input's side)")
+        axes.set(title=literal(one.title), xlabel="head (from 0)", ylabel="layer (from 0, the input's side)")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     figure.colorbar(ScalarMappable(scale, colours), ax=list(panels), label=literal(label))

@@ -17,7 +17,7 @@ from headdynamics.analysis.words import moment
 from headdynamics.schema import RunFileError
 
 with needed():
-    from scipy.stats import norm
+    from scipy.stats import norm, t
 
 BETTER, WORSE, UNCLEAR = "better", "worse", "no difference seen"
 
@@ -125,13 +125,13 @@ def _standings(run: Run, snapshot: int, kind: str, greater: bool) -> tuple[Stand
             families.setdefault(RANDOM if re.fullmatch(rf"{RANDOM}-\d+", stem) else stem, []).append(at)
     curve = run.curve["score"].values[snapshot]
     area, error, difference, difference_error = _areas(run, snapshot, families)
-    z = norm.isf(0.025 / max(1, sum(name != IMPORTANCE for name in families)))
+    tail = 0.025 / max(1, sum(name != IMPORTANCE for name in families))
     found = []
     for name, at in families.items():
         draws = len(at)
         spread = area[at].std(ddof=1) if draws > 1 else np.nan
         # the draws share their examples: their mean is taken to be no surer than one of them
-        wide = z * float(np.hypot(np.sqrt((difference_error[at] ** 2).mean()), 0 if draws < 2 else spread / draws**0.5))
+        wide = half_width(float(np.sqrt((difference_error[at] ** 2).mean())), float(spread), draws, tail)
         apart = float(difference[at].mean())
         low, high = (np.nan, np.nan) if name == IMPORTANCE else (apart - wide, apart + wide)
         found.append(
@@ -143,6 +143,23 @@ def _standings(run: Run, snapshot: int, kind: str, greater: bool) -> tuple[Stand
         )  # fmt: skip
     sign = -1 if greater else 1
     return tuple(sorted(found, key=lambda one: (np.isnan(one.area), sign * one.area)))
+
+
+def half_width(error: float, spread: float, draws: int, tail: float) -> float:
+    """Of the interval of a mean over draws that leaves ``tail`` on either side; NaN where an error is not known.
+
+    The draws are few, so their spread is known badly and has Student's quantile; what the examples add has the normal
+    one. The two half-widths add up as their squares (Zou and Donner 2008). One quantile for both, with the degrees of
+    freedom of Welch and Satterthwaite, is too narrow: 3 draws and 7 differences err up to 4 times as often as stated.
+
+    Args:
+        error: standard error over examples, from so many resamples that it is taken as known.
+        spread: standard deviation over the draws; not read for one draw.
+        draws: how many.
+        tail: probability.
+    """
+    drawn = t.isf(tail, draws - 1) * spread / draws**0.5 if draws > 1 else 0.0
+    return float(np.hypot(norm.isf(tail) * error, drawn))
 
 
 def _areas(run: Run, snapshot: int, families: dict[str, list[int]]) -> tuple[np.ndarray, ...]:

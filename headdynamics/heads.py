@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,6 +13,7 @@ from torch import nn
 
 from .probe import causal
 from .rules import CONFIG_HEAD_COUNTS, Attention, candidates, in_features
+from .stacks import stack_of
 
 __all__ = ["CONFIG_HEAD_COUNTS", "Attention", "Heads", "HeadsError", "find_heads", "in_features", "unwrap"]
 
@@ -127,6 +127,6 @@ def _numbered(blocks: Iterable[Attention]) -> Iterator[Attention]:
     """The same blocks, each with its ordinal within (stack, kind) as its layer."""
     ordinals = Counter[tuple[str, str]]()
     for block in blocks:
-        stack = (re.sub(r"\d+.*", "", block.name), block.kind)
+        stack = (stack_of(block.name), block.kind)
         yield replace(block, layer=ordinals[stack])
         ordinals[stack] += 1

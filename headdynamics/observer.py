@@ -26,7 +26,7 @@ from .orders import DEFAULT_ORDERS, check_orders, make_order
 from .record import Recorder
 from .record.hdf5 import HDF5Recorder
 from .scores import Score, mean_loss
-from .signature import signature
+from .signature import scored_examples, signature
 from .situation import Situation
 from .snapshot import OK, Run, Snapshot
 from .stillness import still
@@ -95,7 +95,7 @@ class Observer:
             if ablations:  # a run without any keeps the hash that it had before there were any
                 settings["ablations"] = sorted(ablations)
             check_orders(orders, self.heads)
-            signed = signature(self.model, self.heads, batches, settings)
+            signed = signature(self.model, self.heads, batches, settings, scored_examples(self.score))
         self.run = Run(
             self.heads,
             framework,

@@ -172,11 +172,15 @@ def _choices(given: str, names: Iterable[str]) -> str:
 
 
 def check_orders(names: Sequence[str], heads: Heads | None = None) -> None:
-    """ValueError where a name is unknown or, given the model's `heads`, of a kind that it lacks."""
+    """ValueError where a name is unknown, means what another means or, given the `heads`, a kind that they lack."""
+    known: dict[tuple[Order, int | None, str | None], str] = {}
     for name in names:
-        kind = parse_order(name)[2]
+        parsed = parse_order(name)
+        if parsed in known:
+            raise ValueError(f"the orders {known[parsed]!r} and {name!r} are one and the same: leave one out")
+        known[parsed] = name
         if heads is not None:
-            heads_of(heads, kind)
+            heads_of(heads, parsed[2])
 
 
 def reference_of(name: str, names: Iterable[str]) -> str | None:

@@ -7,7 +7,7 @@ import importlib.metadata
 import json
 import platform
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,18 @@ from torch import nn
 from .heads import Heads
 
 
-def signature(model: nn.Module, heads: Heads, batches: Iterable[Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings, model, heads, data fingerprint and versions; `hash` covers all of it but the versions."""
+def signature(
+    model: nn.Module,
+    heads: Heads,
+    batches: Iterable[Any],
+    settings: Mapping[str, Any],
+    scored: Iterable[Any] | None = None,
+) -> dict[str, Any]:
+    """Settings, model, heads, data fingerprint and versions; `hash` covers all of it but the versions.
+
+    `scored` are the examples of the score, where they are known: their fingerprint is in no hash, so that a run keeps
+    the hash that it had before there was one.
+    """
     identity = {
         "settings": dict(settings),
         "model": type(model).__name__,
@@ -30,9 +40,19 @@ def signature(model: nn.Module, heads: Heads, batches: Iterable[Any], settings: 
     return {
         "settings": identity["settings"],
         "data": identity["data"],
+        **({} if scored is None else {"scored": identity["data"] if scored is batches else fingerprint(scored)}),
         "hash": hashlib.sha256(text.encode()).hexdigest(),
         "versions": versions(),
     }
+
+
+def scored_examples(score: Any) -> Iterable[Any] | None:
+    """What a score is measured on, its `batches` or `examples`; None where it does not tell."""
+    for name in ("batches", "examples"):
+        found = getattr(score, name, None)
+        if isinstance(found, Iterable) and not isinstance(found, Iterator):  # an iterator would be used up
+            return found
+    return None
 
 
 def _lasting(value: Any) -> str:

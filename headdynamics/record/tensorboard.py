@@ -3,8 +3,8 @@
 | tag                       | what                                                             |
 |---------------------------|------------------------------------------------------------------|
 | importance_by_kind/KIND   | mean I(h) of a kind of attention                                 |
-| importance_by_layer/KIND-L| mean I(h) of a layer                                             |
-| heads/importance          | image: layers by heads, one panel a kind                         |
+| importance_by_layer/KIND-L| mean I(h) of a layer; KIND-STACK-L where a kind has two stacks   |
+| heads/importance          | image: layers by heads, one panel a kind and stack               |
 | score/unpruned            | the score with all heads                                         |
 | retained/importance_20    | score with 20 (40, 60, 80) % of heads gone / unpruned score      |
 | retained/random_20        | the same, mean of the random orders                              |
@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import numpy as np
 
 from ..curve import Curve
 from ..snapshot import Run, Snapshot
+from ..stacks import stacks
 
 logger = logging.getLogger("headdynamics")
 SHOWN = (0.2, 0.4, 0.6, 0.8)
@@ -58,7 +60,7 @@ class TensorBoardRecorder:
         if run is None or snapshot.importance is None:
             return
         before = self._taken[-1].importance if self._taken else None
-        self._taken.append(snapshot)
+        self._taken.append(light(snapshot))
         for tag, value in scalars(run, snapshot):
             self._writer.add_scalar(tag, value, snapshot.update)
         if before is not None:
@@ -85,15 +87,22 @@ class TensorBoardRecorder:
             self._writer.close()
 
 
+def light(snapshot: Snapshot) -> Snapshot:
+    """What images need of a snapshot: without resampled curves and ablations, of which a long run has many."""
+    bare = {name: replace(curve, resampled=np.empty((0, 0), np.float32)) for name, curve in snapshot.curves.items()}
+    return replace(snapshot, curves=bare, ablations={})
+
+
 def scalars(run: Run, snapshot: Snapshot) -> Iterator[tuple[str, float]]:
     """(tag, value) of everything in a snapshot that is one number."""
     heads, found = run.heads, snapshot.importance
     assert found is not None
     for kind in np.unique(heads.kind):
         yield f"importance_by_kind/{kind}", float(found.mean[heads.kind == kind].mean())
-    for block in heads.blocks:
-        here = heads.module == block.name
-        yield f"importance_by_layer/{block.kind}-{block.layer}", float(found.mean[here].mean())
+    for stack in stacks(heads.kind, heads.module):
+        for layer in np.unique(heads.layer[stack.at]):
+            here = stack.at[heads.layer[stack.at] == layer]
+            yield f"importance_by_layer/{stack.title.replace(', ', '-')}-{layer}", float(found.mean[here].mean())
     yield "score/unpruned", snapshot.score
     yield from retained(run, snapshot)
 
@@ -130,7 +139,12 @@ def images(figures: Any, run: Run, taken: Sequence[Snapshot]) -> Iterator[tuple[
     heads, last = run.heads, taken[-1]
     assert last.importance is not None
     yield "heads/importance", figures.heads_figure(
-        last.importance.mean, heads.kind, heads.layer, heads.number, title=f"I(h) at update {last.update}"
+        last.importance.mean,
+        heads.kind,
+        heads.layer,
+        heads.number,
+        title=f"I(h) at update {last.update}",
+        module=heads.module,
     )
     share = run.greater_is_better and all(snapshot.score > 0 for snapshot in taken)  # one axis, one meaning
     curves = [relative(snapshot.curves, share) for snapshot in taken]

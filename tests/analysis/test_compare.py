@@ -235,6 +235,33 @@ def test_shared_examples_are_known_by_their_fingerprint(tmp_path):
     assert not compare(a, a_run(tmp_path / "3.h5", TRUTH, seed=3, data="other")).shared
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "importance", "ablation"),
+    [
+        ({"data": "d", "scored": "s"}, {"data": "d", "scored": "s"}, True, True),
+        ({"data": "d", "scored": "s"}, {"data": "d", "scored": "t"}, True, False),
+        ({"data": "d", "scored": "s"}, {"data": "e", "scored": "s"}, False, True),
+        # older files: without a fingerprint of what was scored
+        ({"data": "d", "settings": {"score_examples": 200}}, {"data": "d", "scored": "s"}, True, False),
+        *[
+            ({"data": "d", "settings": {name: 1, "score": "x"}}, {"data": "d", "settings": {name: 2}}, True, False)
+            for name in ("score_examples", "subset", "seed", "source")
+        ],
+        ({"data": "d", "settings": {"seed": 1, "score": "x"}}, {"data": "d", "settings": {"seed": 1}}, True, True),
+        ({"data": "d"}, {"data": "d"}, True, True),
+        ({"data": "d"}, {"data": "e"}, False, False),
+        ({}, {}, False, False),
+    ],
+)
+def test_ablations_share_what_was_scored_and_not_what_importance_is_of(tmp_path, one, other, importance, ablation):
+    harm = np.stack([TRUTH, TRUTH])
+    runs = [
+        a_run(tmp_path / f"{n}.h5", TRUTH, seed=n, harm=harm, attrs={"signature": json.dumps(signed)})
+        for n, signed in enumerate((one, other))
+    ]
+    assert [compare(*runs, what).shared for what in ("importance", "ablation")] == [importance, ablation]
+
+
 def test_heads_are_matched_by_what_they_are(tmp_path, files):
     """The same heads in another order, as another library lists them."""
     order = np.random.default_rng(0).permutation(36)

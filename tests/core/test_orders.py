@@ -70,6 +70,25 @@ def test_a_wrong_name_is_refused_with_the_nearest_good_one(name, words):
     assert words in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("random-1", "random-01"),
+        ("".join(["random", "-1"]), "random-1"),
+        ("greedy", "greedy-4"),
+        ("importance:cross", "importance:cross"),
+    ],
+)
+def test_the_same_order_twice_is_refused(names):
+    """A second time it would count as one more draw, and no one would be told."""
+    with pytest.raises(ValueError, match=f"orders '{names[0]}' and '{names[1]}' are one and the same: leave one out"):
+        check_orders(["importance", *names])
+    case = CASES["bert"]
+    with pytest.raises(ValueError, match="one and the same"):
+        hd.Observer(case.build(), batches=[case.batch], orders=names)
+    check_orders(["random-1", "random-10", "random-1:cross", "importance", "importance-raw", "greedy", "greedy-8"])
+
+
 def test_a_kind_that_the_model_lacks_is_refused_when_attached():
     case = CASES["bert"]
     with pytest.raises(ValueError, match="no cross heads; it has encoder"):

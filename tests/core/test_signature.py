@@ -55,6 +55,42 @@ def test_fewer_heads_are_another_run():
     assert signature(model, fewer, [], {})["hash"] != signature(model, heads, [], {})["hash"]
 
 
+def observed(score):
+    case = CASES["bert"]
+    return hd.Observer(case.build(), batches=[case.batch], score=score).run.signature
+
+
+def test_the_scored_examples_are_known_and_in_no_hash():
+    batch = CASES["bert"].batch
+    other = {**batch, "input_ids": IDS.flip(0)}
+    assert not torch.equal(other["input_ids"], batch["input_ids"])
+    same, others = observed(hd.accuracy([batch])), observed(hd.accuracy([other]))
+    assert same["data"] == others["data"] == same["scored"] == fingerprint([batch])
+    assert others["scored"] == fingerprint([other]) != others["data"]
+    assert same["hash"] == others["hash"] == observed(lambda model: 0.0)["hash"]
+
+
+class Named:
+    """A score that has `examples`."""
+
+    name, greater_is_better = "zero", True
+
+    def __init__(self, examples):
+        self.examples = examples
+
+    def __call__(self, model):
+        return 0.0
+
+
+def test_what_a_score_does_not_tell_is_absent_and_nothing_is_used_up():
+    batch = CASES["bert"].batch
+    assert observed(Named([batch]))["scored"] == fingerprint([batch])
+    once = iter([batch])
+    for score in (Named(once), Named(1000), lambda model: 0.0):
+        assert "scored" not in observed(score)
+    assert next(once) is batch
+
+
 class Thing:
     """Printed with its address."""
 
