@@ -107,7 +107,7 @@ def settle(run: Run, threshold: float = 0.9, tail: int | None = None, splits: in
     rule = Rule(threshold, tail, splits, seed)
     run, blocks, heads, left_out = clean(run)
     curve = retained(run)
-    kind, layer = run.heads["kind"].values, run.heads["layer"].values
+    kind, layer = run.heads["kind"].values, _layers(run)
     views = (_view(run, blocks, rule, curve.fraction, *view) for view in _rankings(kind, layer, heads))
     return Settling(
         rule=rule,
@@ -123,6 +123,12 @@ def settle(run: Run, threshold: float = 0.9, tail: int | None = None, splits: in
         failed=left_out.failed,
         notes=left_out.sentences,
     )
+
+
+def _layers(run: Run) -> np.ndarray:
+    """``[H]`` each head's layer, told apart where two stacks of a kind (CLIP's) have layers of the same number."""
+    places = zip(run.heads["module"].values.tolist(), run.heads["layer"].values.tolist(), strict=True)
+    return np.unique([f"{module} {layer}" for module, layer in places], return_inverse=True)[1]
 
 
 def layer_scale(kind: np.ndarray, layer: np.ndarray) -> Scale:

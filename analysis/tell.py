@@ -45,7 +45,8 @@ def tell_run(console: Console, run: Run) -> None:
         if name != "signature":
             facts.add_row(escape(name), escape(str(value)))
     for kind, count in Counter(run.heads["kind"].values.tolist()).items():
-        layers = len(set(run.heads["layer"].values[run.heads["kind"].values == kind].tolist()))
+        of_kind = run.heads.isel(head=run.heads["kind"].values == kind)
+        layers = len({*zip(of_kind["module"].values.tolist(), of_kind["layer"].values.tolist(), strict=True)})
         facts.add_row(f"{escape(kind)} heads", f"{count} in {layers} layer{'s' * (layers != 1)}")
     facts.add_row("snapshots", _span(run))
     facts.add_row("pruning orders", escape(", ".join(run.curve["order"].values.tolist())))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -31,7 +31,7 @@ def stack_of(module: str) -> str:
     return re.sub(r"\d+.*", "", module)
 
 
-def stacks(kind: Sequence[str], module: Sequence[str]) -> list[Stack]:
+def stacks(kind: Iterable[str], module: Iterable[str]) -> list[Stack]:
     """The stacks of heads of these kinds [H] in these modules [H], in the order of their first heads."""
     found: dict[tuple[str, str], list[int]] = {}
     for head, (its_kind, path) in enumerate(zip(kind, module, strict=True)):

@@ -11,6 +11,7 @@ from headdynamics.analysis.compare import compare
 from headdynamics.analysis.draw import draw_heads
 from headdynamics.analysis.load import load_run
 from headdynamics.analysis.matching import same_heads
+from headdynamics.analysis.settling import settle
 
 from headdynamics.schema import RunFileError
 
@@ -78,6 +79,25 @@ def test_the_figures_have_a_panel_for_each_tower(path):
         assert list(panels) == ["encoder, text_model", "encoder, vision_model"]
         for shown, expected in zip(panels.values(), np.split(values, 2), strict=True):
             np.testing.assert_allclose(shown, expected.reshape(2, 4), rtol=1e-6)
+
+
+def test_settling_scales_each_layer_of_each_tower(tmp_path):
+    """Within layers, what one tower weighs against the other is no matter: the images' heads times 1000."""
+    truth = np.exp(np.random.default_rng(1).normal(size=(6, 16)))
+    blocks = blocks_of(truth, 0.3)
+    views = []
+    for name, factor in (("a.h5", 1.0), ("b.h5", 1000.0)):
+        scaled = blocks * np.repeat([1.0, factor], 8)
+        views.append(settle(load_run(write_run(tmp_path / name, scaled, HEADS, heads__module=MODULES))).views)
+    everything, within = zip(*views, strict=True)
+    np.testing.assert_allclose(within[0].r, within[1].r, rtol=1e-4)
+    assert np.abs(everything[0].r - everything[1].r).max() > 0.01
+
+
+def test_the_layers_of_both_towers_are_counted(path, capsys):
+    towers(path)
+    assert main(["show", str(path)]) == 0
+    assert "encoder heads 16 in 4 layers" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.fixture(scope="module")
