@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,9 @@ def _from_state(model: nn.Module, state: Mapping[str, Any]) -> nn.Module:
     with Edits() as edits:
         _narrow(inner, heads, stays, edits)
         try:
-            _load(_without_storage(inner), {k: v.to("meta") if torch.is_tensor(v) else v for k, v in state.items()})
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "(?s).*copying from a non-meta parameter")
+                _load(_without_weights(inner), dict(state))
         except Exception as error:  # a model may have a load_state_dict of its own
             raise SurgeryError(f"not the weights of this model: {error}") from error
     _load(inner, dict(state))
@@ -154,13 +157,10 @@ def _load(model: nn.Module, state: dict[str, Any]) -> None:
         raise SurgeryError(f"missing {missing}, unexpected {report.unexpected_keys}")
 
 
-def _without_storage(model: nn.Module) -> nn.Module:
+def _without_weights(model: nn.Module) -> nn.Module:
     """A copy to try the loading on, so that the model itself is written only by weights that fit."""
-    memo: dict[int, Any] = {}
-    for tensor in (*model.parameters(), *model.buffers()):
-        bare = tensor.detach().to("meta")
-        memo[id(tensor)] = nn.Parameter(bare, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else bare
-    return copy.deepcopy(model, memo)
+    bare = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in model.parameters()}
+    return copy.deepcopy(model, dict[int, Any](bare))  # what it finds there it does not copy
 
 
 def _stays(block: Attention, names: Mapping[int, str], state: Mapping[str, Any]) -> list[bool]:
