@@ -163,12 +163,14 @@ def _peak(which, checkpoint, state, keep, size):
     subject = build(checkpoint)
     if which == "pruned":
         hd.load_pruned(subject.model, state)
+    for weight in subject.model.parameters():
+        weight.data = weight.data.clone()  # a file that is only mapped would be read by the run itself
     heads, batch = hd.find_heads(subject.model), next(iter(subject.batches(size)))
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)  # what loading freed must not serve the run
     Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak is counted from here
-    before = _status("VmRSS")
-    seconds(subject, subject.model, [batch], keep if which == "masked" else None, heads)
+    before, mask = _status("VmRSS"), keep if which == "masked" else None
+    seconds(subject, subject.model, [batch], mask, heads)
     return _status("VmHWM") - before
 
 
