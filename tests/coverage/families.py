@@ -46,7 +46,8 @@ def tiny(family: str, rows: int = ROWS) -> Tiny:
     try:
         config = shrunk(configuration_auto.CONFIG_MAPPING[family], **given)
     except Exception as error:
-        raise NotTinyError(f"configuration: {_line(error)}") from error
+        why = "it asks a hub for files" if "connect" in str(error) else _line(error)
+        raise NotTinyError(f"configuration: {why}") from error
     failures: list[str] = []
     try:
         classes = list(_classes(family, type(config)))
