@@ -73,6 +73,8 @@ def _tried(
     except Exception as error:
         failures.append(f"{cls.__name__}: {_line(error)}")
         return None
+    if not batches:
+        failures.append(f"{cls.__name__}: what it takes as inputs is not known")
     for batch in batches:
         try:
             with torch.no_grad():
