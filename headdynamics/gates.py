@@ -7,13 +7,13 @@ gradient is ctx . dL/dctx for each head at each position (Michel et al. 2019, se
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from .heads import Attention, Heads
+from .heads import Attention, Heads, HeadsError
 
 Gate = Callable[[torch.Tensor], torch.Tensor]  # the input of W_O -> the same, gated
 
@@ -35,7 +35,7 @@ def masked(heads: Heads, keep: Any) -> Iterator[None]:
         raise ValueError(f"keep has shape {tuple(keep.shape)}; this model needs [{len(heads)}] or [B, {len(heads)}]")
     keep = keep if keep.is_floating_point() else keep.float()
     pieces = keep.split(heads.sizes, dim=-1)
-    with _gated(heads, [_multiplier(block, piece) for block, piece in zip(heads.blocks, pieces, strict=True)]):
+    with slow_paths(heads), gated(heads, list(map(_multiplier, heads.blocks, pieces))):
         yield
 
 
@@ -57,7 +57,7 @@ def taped(heads: Heads) -> Iterator[list[tuple[int, torch.Tensor]]]:
 
         return apply
 
-    with _gated(heads, [gate(i, block) for i, block in enumerate(heads.blocks)]):
+    with slow_paths(heads), gated(heads, [gate(i, block) for i, block in enumerate(heads.blocks)]):
         yield tape
 
 
@@ -82,80 +82,84 @@ def _scaled(context: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
 
 
 @contextlib.contextmanager
-def _gated(heads: Heads, gates: list[Gate]) -> Iterator[None]:
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(slow_paths())
-        layers: dict[int, Any] = {id(block.parent): block.parent for block in heads.blocks}
-        for layer in layers.values():
-            # fairseq 0.12.2 has a fused layer of its own in eval mode
-            if layer is not None and hasattr(layer, "can_use_fastpath"):
-                stack.callback(setattr, layer, "can_use_fastpath", layer.can_use_fastpath)
-                layer.can_use_fastpath = False
-        for block, gate in zip(heads.blocks, gates, strict=True):
-            if block.functional:  # an interrupt in the middle of a forward runs no hook that would undo the swap
-                stack.callback(block.module._modules.__setitem__, "out_proj", block.projection)
-            for handle in _exposed(block, gate) if block.functional else _hooked(block, gate):
-                stack.callback(handle.remove)
-        yield
+def gated(heads: Heads, gates: Sequence[Gate]) -> Iterator[None]:
+    """Apply one gate a block to the input of its W_O, wherever its modules' hooks run: see `slow_paths`.
 
-
-def _hooked(block: Attention, gate: Gate) -> list[Any]:
-    def before(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (gate(args[0]), *args[1:])
-
-    return [block.projection.register_forward_pre_hook(before)]
-
-
-def _exposed(block: Attention, gate: Gate) -> list[Any]:
-    """W_O is used as a function: let an identity stand in for it, then call the real one on the gated context.
-
-    The identity draws no random numbers; the context keeps the memory layout [T, B, E], without which
-    dropout further on would draw another mask. Of nested contexts the innermost gates first and the
-    outermost, which made the swap, projects.
+    A functional block's gate sees [T, B, E]; the others what W_O is called on.
     """
-    real = block.projection
-    weight: Any = real.weight
-    identity = torch.nn.utils.skip_init(
-        nn.Linear, weight.shape[1], weight.shape[1], device=weight.device, dtype=weight.dtype
-    )
-    nn.init.eye_(identity.weight)
-    nn.init.zeros_(identity.bias)
-    identity.requires_grad_(False)
-    swapped = False
-
-    def before(module: nn.Module, args: Any, kwargs: Any) -> None:
-        nonlocal swapped
-        swapped = module._modules["out_proj"] is real
-        if swapped:
-            module._modules["out_proj"] = identity
-
-    def after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
-        if swapped:
-            module._modules["out_proj"] = real
-        if output is None:  # forward raised: there is nothing to project, only the swap to undo
-            return None
-        context, *rest = output
-        flip = block.batch_first and context.dim() == 3
-        out = gate(context.transpose(0, 1) if flip else context)
-        out = real(out) if swapped else out
-        return (out.transpose(0, 1) if flip else out, *rest)
-
-    return [
-        block.module.register_forward_pre_hook(before, with_kwargs=True),
-        block.module.register_forward_hook(after, prepend=True, with_kwargs=True, always_call=True),
-    ]
+    with contextlib.ExitStack() as stack:
+        for block, gate in zip(heads.blocks, gates, strict=True):
+            stack.enter_context(_intercepted(block, gate) if block.functional else _hooked(block, gate))
+        yield
 
 
 @contextlib.contextmanager
-def slow_paths() -> Iterator[None]:
-    """Switch off torch's fused encoder path, which passes by every module's hooks in eval mode."""
-    mha = getattr(torch.backends, "mha", None)  # since torch 2.3
-    if mha is None:
-        yield
-        return
-    enabled = mha.get_fastpath_enabled()
-    mha.set_fastpath_enabled(False)
+def _hooked(block: Attention, gate: Gate) -> Iterator[None]:
+    def before(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (gate(args[0]), *args[1:])
+
+    handle = block.projection.register_forward_pre_hook(before)
     try:
         yield
     finally:
-        mha.set_fastpath_enabled(enabled)
+        handle.remove()
+
+
+@contextlib.contextmanager
+def _intercepted(block: Attention, gate: Gate) -> Iterator[None]:
+    """W_O's weight is used as a function: while its module runs, torch's `linear` gates what meets that weight.
+
+    Called as a module (beam search, cross-attention) W_O comes to the same `linear`. Of nested contexts the innermost
+    gates first: the last to take `linear`'s place is the first to be called.
+    """
+    functional: Any = nn.functional
+    outer: list[Any] = []  # the `linear` that this one stands in for, while the module runs
+    met = False
+
+    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        query = next(x for x in (*args, *kwargs.values()) if isinstance(x, torch.Tensor))
+        rows = query.shape[0 if block.batch_first else 1] if query.dim() == 3 else 1
+        linear = functional.linear
+
+        def gating(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+            nonlocal met
+            if weight is block.projection.weight:
+                met = True
+                x = gate(x.view(-1, rows, x.shape[-1])).view(x.shape) if x.dim() == 2 else gate(x)
+            return linear(x, weight, bias)
+
+        outer.append(linear)
+        functional.linear = gating
+
+    def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        functional.linear = outer.pop()
+        if output is not None and not met:  # it is None where forward raised
+            raise HeadsError(f"{block.name} did not use the weight of its W_O as it is (a parametrization?)")
+
+    handles = [
+        block.module.register_forward_pre_hook(before, with_kwargs=True),
+        block.module.register_forward_hook(after, prepend=True, always_call=True),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        if outer:  # an interrupt in the middle of a forward runs no hook
+            functional.linear = outer.pop()
+
+
+@contextlib.contextmanager
+def slow_paths(heads: Heads | None = None) -> Iterator[None]:
+    """Switch off what passes by every module's hooks in eval mode: torch's fused encoder, and fairseq 0.12.2's own."""
+    mha = getattr(torch.backends, "mha", None)  # since torch 2.3
+    with contextlib.ExitStack() as stack:
+        if mha is not None:
+            stack.callback(mha.set_fastpath_enabled, mha.get_fastpath_enabled())
+            mha.set_fastpath_enabled(False)
+        layers: dict[int, Any] = {id(block.parent): block.parent for block in heads.blocks} if heads else {}
+        for layer in layers.values():
+            if layer is not None and hasattr(layer, "can_use_fastpath"):
+                stack.callback(setattr, layer, "can_use_fastpath", layer.can_use_fastpath)
+                layer.can_use_fastpath = False
+        yield

@@ -72,8 +72,8 @@ class NarrowAttention(nn.MultiheadAttention):
         scores = (q * self.head_dim**-0.5) @ k.transpose(-1, -2)
         scores = scores + self._additive(attn_mask, scores) + self._padding(key_padding_mask, scores)
         attention = F.dropout(scores.softmax(-1), self.dropout, self.training)
-        out = self.out_proj((attention @ v).transpose(1, 2).flatten(2))
-        out = out[0] if single else out if first else out.transpose(0, 1)
+        out = self.out_proj((attention @ v).permute(2, 0, 1, 3).flatten(2))  # [T, B, E], as torch's own attention
+        out = out[:, 0] if single else out.transpose(0, 1) if first else out
         if not need_weights:
             return out, None
         attention = attention.sum(1) / max(attention.shape[1], 1) if average_attn_weights else attention

@@ -193,6 +193,7 @@ def state(model):
     hooks += "_forward_pre_hooks_with_kwargs _forward_hooks_always_called".split()
     return [
         torch.backends.mha.get_fastpath_enabled(),
+        torch.nn.functional.linear,
         [(name, id(module)) for name, module in model.named_modules()],
         [(name, id(parameter)) for name, parameter in model.named_parameters()],
         [(list(module._modules), [list(getattr(module, hook)) for hook in hooks]) for module in model.modules()],
@@ -215,9 +216,13 @@ def ungated(heads):
 
 def interrupted(case, model, heads, context, where, monkeypatch):
     """Enter `context`, run the model and raise at `where`."""
-    spots = {"attention": heads.blocks[-1].module, "W_O": model.get_submodule(case.outputs[-1][0])}
-    with context, monkeypatch.context() as patch:
-        if where in spots:
+    projection, linear = model.get_submodule(case.outputs[-1][0]), torch.nn.functional.linear
+    spots = {"attention": heads.blocks[-1].module, "W_O": projection}
+    with monkeypatch.context() as patch, context:
+        if where == "W_O" and heads.blocks[-1].functional:  # its forward may never run
+            trap = {id(projection.weight): boom}
+            patch.setattr(torch.nn.functional, "linear", lambda x, w, b: trap.get(id(w), linear)(x, w, b))
+        elif where in spots:
             patch.setattr(spots[where], "forward", boom)
         assert not torch.backends.mha.get_fastpath_enabled()
         case.logits(model, case.batch)
@@ -262,3 +267,19 @@ def test_a_hook_of_the_user_sees_what_attention_gives(name):
     with hd.masked(heads, torch.ones(len(heads))):
         forward(case, model, False, False)
     assert torch.equal(seen[0], seen[1])
+
+
+class Doubled(torch.nn.Module):
+    def forward(self, weight):
+        return 2 * weight
+
+
+@pytest.mark.parametrize("name", ["fairseq", "torch"])
+def test_a_weight_that_is_computed_anew_is_no_silent_miss(name):
+    """W_O's weight is known by identity; under a parametrization every use has another."""
+    case = CASES[name]
+    model = case.build()
+    heads = hd.find_heads(model)
+    torch.nn.utils.parametrize.register_parametrization(heads.blocks[0].projection, "weight", Doubled())
+    with pytest.raises(hd.HeadsError, match="a parametrization"), hd.masked(heads, torch.zeros(len(heads))):
+        forward(case, model, True, False)
