@@ -1,7 +1,7 @@
 """The run file: one HDF5 file a run, whole at every instant.
 
-Every write appends to a copy in memory, writes that beside the file, syncs it and renames it over the old
-one: a kill leaves the old file or the new one, and a reader never meets a half-written one.
+Every write changes a copy beside the file, syncs it and renames it over the old one: a kill leaves the old file or
+the new one, and a reader never meets a half-written one.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 
 from ..schema import SCHEMA, RunFileError
 from ..snapshot import Run, Snapshot
+from .changes import Changes
 from .layout import append, check_shapes, create, create_field, h5py_module, insert, truncate
 
 logger = logging.getLogger(__name__)
@@ -122,17 +124,17 @@ class HDF5Recorder:
     def _rewritten(self) -> Iterator[Any]:
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         try:
-            mode, order = ("r+", {}) if self.path.exists() else ("w", {"track_order": True})
-            # In memory: HDF5 cannot close a file on a full disk, and would keep the deleted one open for ever.
-            # Without HDF5's own lock, which a reader may hold: PATH.lock keeps other writers out.
-            how = {"driver": "core", "backing_store": False, "locking": False, **order}
-            with h5py_module().File(self.path, mode, **how) as file:
-                yield file
-                file.flush()
-                image = file.id.get_file_image()
-            with open(temporary, "wb") as raw:
-                raw.write(image)
-                raw.flush()
+            with contextlib.ExitStack() as opened:
+                there = opened.enter_context(open(self.path, "rb")) if self.path.exists() else None
+                changes = Changes(there.fileno() if there else None)
+                # Without HDF5's own lock, which a reader may hold: PATH.lock keeps other writers out.
+                how = {"mode": "r+"} if there else {"mode": "w", "track_order": True}
+                with h5py_module().File(changes, locking=False, **how) as file:
+                    yield file
+                if there:
+                    shutil.copyfile(self.path, temporary)
+                raw = opened.enter_context(open(temporary, "r+b" if there else "wb"))
+                changes.apply(raw.fileno())
                 os.fsync(raw.fileno())
             os.replace(temporary, self.path)
         except OSError as error:
