@@ -16,6 +16,9 @@ from ..orders import reference_of
 from ..schema import ABLATIONS, AXES, FIELDS, OPTIONAL, SCHEMA, RunFileError
 from ..snapshot import Run, Snapshot
 
+# A chunk is written whole when a row of it changes, and each costs a lookup when it is read.
+CHUNK, ROWS = 1 << 14, 128  # bytes, rows: at most
+
 
 def h5py_module() -> Any:
     """The module h5py; RunFileError where it is missing."""
@@ -68,7 +71,7 @@ def create(file: Any, run: Run) -> None:
     }
     for name, (dtype, meaning) in AXES.items():
         values = axes[name]
-        scale = file.create_dataset(name, (len(values),), _dtype(dtype), maxshape=(None,), chunks=(1024,))
+        scale = file.create_dataset(name, (len(values),), _dtype(dtype), maxshape=(None,), chunks=(ROWS,))
         scale.attrs["long_name"] = meaning
         scale[:] = values
         scale.make_scale(name)
@@ -85,10 +88,9 @@ def create_field(file: Any, name: str) -> None:
     dtype, axes = FIELDS[name]
     shape = tuple(len(file[axis]) for axis in axes)
     growing = tuple(None if axis in ("snapshot", "window") else size for axis, size in zip(axes, shape, strict=True))
-    chunks = tuple(
-        max(1, min(1024, 8192 // int(np.prod(shape[1:]) or 1))) if limit is None else max(size, 1)
-        for limit, size in zip(growing, shape, strict=True)
-    )
+    row = _dtype(dtype).itemsize * int(np.prod(shape[1:]))
+    rows = max(1, min(ROWS, CHUNK // max(row, 1)))
+    chunks = tuple(rows if limit is None else max(size, 1) for limit, size in zip(growing, shape, strict=True))
     field = file.create_dataset(name, shape, _dtype(dtype), maxshape=growing, chunks=chunks, fillvalue=_fill(dtype))
     for i, axis in enumerate(axes):
         field.dims[i].attach_scale(file[axis])
@@ -98,11 +100,13 @@ def _along(file: Any, axis: str) -> list[str]:
     return [name for name, field in FIELDS.items() if field.axes[0] == axis and name in file]
 
 
-def resize(file: Any, axis: str, size: int) -> None:
-    """Give every dataset along `axis` `size` rows."""
-    file[axis].resize(size, axis=0)
-    for name in _along(file, axis):
-        file[name].resize(size, axis=0)
+def resize(file: Any, axis: str, size: int) -> dict[str, Any]:
+    """Give every dataset along `axis` `size` rows; those datasets by name."""
+    found = {name: file[name] for name in (axis, *_along(file, axis))}
+    for dataset in found.values():
+        if len(dataset) != size:
+            dataset.resize(size, axis=0)
+    return found
 
 
 def truncate(file: Any, update: int) -> None:
@@ -114,13 +118,17 @@ def truncate(file: Any, update: int) -> None:
 def append(file: Any, snapshot: Snapshot) -> None:
     """Write a snapshot's row as the last; rows at its update and beyond go."""
     at = int(np.searchsorted(file["snapshot"][:], snapshot.update))  # a row measured again replaces the old one
-    resize(file, "snapshot", at)
-    resize(file, "snapshot", at + 1)
-    file["snapshot"][at] = snapshot.update
+    if at < len(file["snapshot"]):
+        resize(file, "snapshot", at)
+    datasets = resize(file, "snapshot", at + 1)
+    if at:  # HDF5 adds texts to the heap that it has seen; having seen none it begins one, 4 kB a row
+        datasets["snapshots/status"][at - 1]
+    datasets["snapshot"][at] = snapshot.update
     for name, value in _values(file, snapshot).items():
-        if name not in file:  # an optional group, at its first row; earlier rows are missing
+        if name not in datasets:  # an optional group, at its first row; earlier rows are missing
             create_field(file, name)
-        file[name][at] = value
+            datasets[name] = file[name]
+        datasets[name][at] = value
     for what, ablation in snapshot.ablations.items():
         file[f"{ABLATIONS[what]}/pvalue"].attrs["test"] = ablation.test
 
