@@ -1,0 +1,173 @@
+"""Online importance: I(h) of every training step, from the backward pass that training does anyway.
+
+    with online.tapped():                # forward and backward of one batch
+        loss(model(batch)).backward()
+    online.add(weight)                   # dloss/dL_b [B]: divided out, so that L_b is an example's own loss
+    optimizer.step()
+    window = online.step(update)         # every `window` updates: what they said
+
+online_sources.py has the estimators, `example` and `batch`. s[b,h] is that of estimators.py (Michel et al. 2019,
+equation 2), but of the model in training mode, dropout and all, each example at the weights of its own step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from .heads import Heads
+from .online_sources import SOURCES, Source
+
+logger = logging.getLogger("headdynamics")
+WINDOW = 100  # updates
+HALF_LIFE = 4  # windows, of the moving average
+OWN_LOSS, RELATIVE = "own loss", "relative"
+
+
+@dataclass(frozen=True)
+class Window:
+    """What the training steps of some successive updates said of each head; arrays [H], float64.
+
+    The error is that of a mean over `n` values as if all were of one model; a window's model moves meanwhile.
+    """
+
+    update: int  # the key: optimizer steps done at its end
+    mean: np.ndarray  # I(h)
+    stderr: np.ndarray
+    signed: np.ndarray  # mean of s over the examples
+    n: int  # examples (batch: updates) in the mean
+    skipped: int  # those that were not finite, as where a step overflows in fp16
+    estimator: str
+    scale: str  # s is of an example's own loss; or relative, where the training's loss is not understood
+    average: np.ndarray | None = None  # of the means so far: see `averaged`
+
+
+def averaged(before: np.ndarray | None, window: Window) -> np.ndarray:
+    """The moving average [H] after a window: the first mean starts it, and four windows halve what was before."""
+    if before is None or not window.n:
+        return window.mean if before is None else before
+    start = np.where(np.isfinite(before), before, window.mean)
+    return start + (window.mean - start) * (1 - 0.5 ** (1 / HALF_LIFE))
+
+
+class Online:
+    """Gathers I(h) of training steps, window by window. Nothing is copied to the host before a window ends.
+
+    Args:
+        heads: of the model in training.
+        estimator: `example` or `batch`.
+        window: updates in a window.
+        update: updates done before.
+        strict: raise what otherwise is logged once, and ends the measuring but not the training.
+
+    Raises:
+        ValueError: no such estimator, or an empty window.
+        HeadsError: this estimator cannot read a block of these heads.
+
+    """
+
+    def __init__(
+        self, heads: Heads, estimator: str = "example", window: int = WINDOW, update: int = 0, strict: bool = False
+    ) -> None:
+        check_options(estimator, window)
+        self.heads, self.estimator, self.window, self.strict = heads, estimator, window, strict
+        self.failed, self.scale = False, OWN_LOSS
+        self._source: Source = SOURCES[estimator](heads)
+        self._began = self._update = update
+        self._sums: torch.Tensor | None = None  # [3, H]: abs(s), s, s squared
+        self._counts: torch.Tensor | None = None  # [3]: rows summed, rows skipped, examples in the rows summed
+
+    @contextlib.contextmanager
+    def tapped(self) -> Iterator[None]:
+        """Listen to forward and backward passes, which compute the same bits; what raises in them is forgotten."""
+        with contextlib.ExitStack() as taps:
+            with self.forgiven():
+                taps.enter_context(self._source.tapped(self.forgiven))
+            try:
+                yield
+            except BaseException:
+                self._source.forget()
+                raise
+
+    def add(self, weight: torch.Tensor | None = None) -> None:
+        """A backward pass is done: take what it left.
+
+        `weight` [B]: the derivative by each example's own loss of what `backward` was called on: loss scale,
+        accumulation and averaging in one. Default (`example` only): 1 / B, the mean over the batch.
+        """
+        with self.forgiven():
+            found = self._source.collect(weight)
+            if found is not None and not self.failed:
+                self._sum(*found)
+
+    def step(self, update: int, close: bool = False) -> Window | None:
+        """`update` optimizer steps are done; the window, where it is full or `close` asks for it."""
+        with self.forgiven():
+            found = self._source.finish()
+            if self.failed or update == self._update:  # a step that was left out: too large a batch, an overflow
+                return None
+            self._update = update
+            if found is not None:
+                self._sum(*found)
+            full = update - self._began >= self.window
+            if full and self._sums is None:
+                raise ValueError(f"no gradient reached any W_O in {self.window} updates: is the model compiled?")
+            return self.close() if full or close else None
+        return None
+
+    def close(self) -> Window | None:
+        """The window so far; None where nothing was seen since the last."""
+        if self._sums is None or self._counts is None or self.failed:
+            return None
+        total, signed, square = self._sums.cpu().double().numpy()
+        n, skipped, examples = (int(count) for count in self._counts.tolist())
+        missing = np.full(len(self.heads), np.nan)
+        variance = np.maximum(square - total**2 / max(n, 1), 0) / max(n - 1, 1)
+        self._began, self._sums, self._counts = self._update, None, None
+        return Window(
+            self._update,
+            total / n if n else missing,
+            np.sqrt(variance / n) if n > 1 else missing,
+            signed / examples if n else missing,
+            n,
+            skipped,
+            self.estimator,
+            self.scale,
+        )
+
+    def _sum(self, values: torch.Tensor, examples: int) -> None:
+        """Add rows of s, [rows, H], each of so many examples; those that are not finite count as skipped."""
+        exact = torch.float32 if values.device.type == "mps" else torch.float64
+        finite = values.isfinite().all(1)
+        s = values.where(finite.unsqueeze(1), values.new_zeros(())).to(exact)
+        sums = torch.stack([s.abs().sum(0), s.sum(0), s.square().sum(0)])
+        counts = torch.stack([finite.sum(), (~finite).sum(), finite.sum() * examples])
+        self._sums = sums if self._sums is None else self._sums + sums
+        self._counts = counts if self._counts is None else self._counts + counts
+
+    @contextlib.contextmanager
+    def forgiven(self) -> Iterator[None]:
+        """Unless strict, let no failure of ours reach training: say it once and measure no more."""
+        try:
+            yield
+        except Exception as error:
+            if self.strict:
+                raise
+            if not self.failed:
+                why = str(error).rstrip(".")
+                logger.error("headdynamics: online importance is off: %s. Training goes on without it.", why)
+                logger.debug("why online importance is off", exc_info=True)
+            self.failed = True
+
+
+def check_options(estimator: str, window: int) -> None:
+    """ValueError where an option makes no sense, before any work."""
+    if estimator not in SOURCES:
+        raise ValueError(f"online importance has no estimator {estimator!r}; there are {', '.join(SOURCES)}")
+    if window < 1:
+        raise ValueError(f"online windows of {window} updates: give 1 or more")
