@@ -16,7 +16,7 @@ with needed():
     import h5py
     import xarray as xr
 
-NOTES = ("test", "update")  # attributes of a dataset that come along as its variable's own
+NOTES = ("test", "update", "estimator", "scale")  # attributes of a dataset that come along as its variable's own
 
 
 def load_run(path: str | os.PathLike[str]) -> Run:

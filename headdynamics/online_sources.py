@@ -151,6 +151,7 @@ class WeightGradients:
         def reader(index: int, outputs: int) -> Callable[[torch.Tensor], None]:
             def read(weight: torch.Tensor) -> None:
                 with forgiven(), torch.no_grad():
+                    assert weight.grad is not None  # it is this hook's occasion
                     wide = torch.promote_types(weight.dtype, torch.float32)
                     self._heard[index] = (weight.to(wide) * weight.grad).sum(outputs)
 

@@ -80,8 +80,12 @@ FIELDS = {
         for name in ("score", "delta", "stderr", "pvalue", "delta_first", "delta_second")  # even and odd examples
     },
     "online/update": Field("int64", ("window",)),
-    "online/mean": Field("float32", ("window", "head")),
+    "online/mean": Field("float32", ("window", "head")),  # its attribute `scale`: whether of an example's own loss
+    "online/stderr": Field("float32", ("window", "head")),
     "online/signed": Field("float32", ("window", "head")),
+    "online/average": Field("float32", ("window", "head")),  # exponential, of the means so far
+    "online/n": Field("int64", ("window",)),  # examples (estimator batch: updates)
+    "online/skipped": Field("int64", ("window",)),  # those whose gradient was not finite
     "transfer/score": Field("float64", ("snapshot", "fraction")),  # of the model at its attribute `update`
 }
 

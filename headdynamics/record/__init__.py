@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from ..online import Window
 from ..snapshot import Run, Snapshot
 
 
@@ -18,6 +19,9 @@ class Recorder(Protocol):
 
     def write(self, snapshot: Snapshot) -> None:
         """Keep one snapshot."""
+
+    def write_window(self, window: Window) -> None:
+        """Keep one window of online importance; asked only of runs that measure it."""
 
     def close(self) -> None:
         """Let go of what is held."""

@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 
+from ..online import Window
 from ..schema import SCHEMA, RunFileError
 from ..snapshot import Run, Snapshot
 from .changes import Changes
-from .layout import append, check_shapes, create, create_field, h5py_module, insert, truncate
+from .layout import append, append_window, check_shapes, create, create_field, h5py_module, insert, truncate
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ class HDF5Recorder:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self._unwritten: list[Snapshot] = []
+        self._unwritten: list[Snapshot | Window] = []
         self._lock: Any = None
         self._put = append
 
@@ -65,11 +66,18 @@ class HDF5Recorder:
 
     def write(self, snapshot: Snapshot) -> None:
         """Append one row, and those that an earlier failure left unwritten."""
-        waiting = [*self._unwritten, snapshot]
+        self._write(snapshot)
+
+    def write_window(self, window: Window) -> None:
+        """See `Recorder`."""
+        self._write(window)
+
+    def _write(self, row: Snapshot | Window) -> None:
+        waiting = [*self._unwritten, row]
         try:
             with self._rewritten() as file:
-                for row in waiting:
-                    self._put(file, row)
+                for each in waiting:
+                    append_window(file, each) if isinstance(each, Window) else self._put(file, each)
         except RunFileError:
             self._unwritten = waiting
             raise
@@ -84,6 +92,12 @@ class HDF5Recorder:
         """I(h) of each row, [snapshot, head], float32."""
         with h5py_module().File(self.path, "r") as file:
             return np.asarray(file["importance/mean"][:])
+
+    def average(self) -> np.ndarray | None:
+        """The moving average of online importance as it stands, [head]; None where there is none yet."""
+        with h5py_module().File(self.path, "r") as file:
+            rows = file.get("online/average")
+            return np.asarray(rows[-1], np.float64) if rows is not None and len(rows) else None
 
     def write_transfer(self, score: np.ndarray, update: int) -> None:
         """Record /transfer for all rows, [snapshot, fraction]; `update`: of the model that was pruned."""

@@ -12,12 +12,14 @@ import numpy as np
 from .. import schema
 from ..ablation import Ablation
 from ..curve import Curve
+from ..online import Window
 from ..orders import reference_of
 from ..schema import ABLATIONS, AXES, FIELDS, OPTIONAL, SCHEMA, RunFileError
 from ..snapshot import Run, Snapshot
 
 # A chunk is written whole when a row of it changes, and each costs a lookup when it is read.
 CHUNK, ROWS = 1 << 14, 128  # bytes, rows: at most
+GROWING = ("snapshot", "window")  # axes
 
 
 def h5py_module() -> Any:
@@ -30,10 +32,9 @@ def h5py_module() -> Any:
 
 
 def check_shapes(file: Any) -> None:
-    """ValueError where a dataset has not one row a snapshot."""
-    rows = len(file["snapshot"])
+    """ValueError where a dataset has not one row a snapshot, or a window."""
     for name, (_, axes) in FIELDS.items():
-        if axes[0] == "snapshot" and name in file and len(file[name]) != rows:
+        if axes[0] in GROWING and name in file and len(file[name]) != (rows := len(file[axes[0]])):
             raise ValueError(f"{name} has {len(file[name])} rows of {rows}")
 
 
@@ -87,7 +88,7 @@ def create_field(file: Any, name: str) -> None:
     """Create one dataset of the schema, with as many rows as its axes have."""
     dtype, axes = FIELDS[name]
     shape = tuple(len(file[axis]) for axis in axes)
-    growing = tuple(None if axis in ("snapshot", "window") else size for axis, size in zip(axes, shape, strict=True))
+    growing = tuple(None if axis in GROWING else size for axis, size in zip(axes, shape, strict=True))
     row = _dtype(dtype).itemsize * int(np.prod(shape[1:]))
     rows = max(1, min(ROWS, CHUNK // max(row, 1)))
     chunks = tuple(rows if limit is None else max(size, 1) for limit, size in zip(growing, shape, strict=True))
@@ -111,7 +112,7 @@ def resize(file: Any, axis: str, size: int) -> dict[str, Any]:
 
 def truncate(file: Any, update: int) -> None:
     """Drop what a resume at `update` will do again."""
-    for axis in ("snapshot", "window"):
+    for axis in GROWING:
         resize(file, axis, int(np.searchsorted(file[axis][:], update, side="right")))
 
 
@@ -143,6 +144,17 @@ def insert(file: Any, snapshot: Snapshot) -> None:
     resize(file, "snapshot", at + len(beyond["snapshot"]))
     for name in names:
         file[name][at:] = beyond[name]
+
+
+def append_window(file: Any, window: Window) -> None:
+    """Write a window of online importance as the last; those at its update and beyond go."""
+    at = int(np.searchsorted(file["window"][:], window.update))
+    for name in (name for name in FIELDS if name.startswith("online/") and name not in file):
+        create_field(file, name)
+    resize(file, "window", at)
+    for name, dataset in resize(file, "window", at + 1).items():
+        dataset[at] = window.update if name == "window" else getattr(window, name.removeprefix("online/"))
+    file["online/mean"].attrs.update(estimator=window.estimator, scale=window.scale)
 
 
 def _values(file: Any, snapshot: Snapshot) -> dict[str, Any]:
