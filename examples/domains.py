@@ -13,6 +13,7 @@ import csv
 import io
 import random
 import re
+import sys
 import tarfile
 import tempfile
 from collections.abc import Iterator
