@@ -24,10 +24,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from .gates import taped
 from .heads import Heads, heads_in, unwrap
 from .losses import Loss, cross_entropy
 from .schema import BLOCKS
+from .stillness import frozen
+from .taps import tapped
 
 Positions = Callable[[Any, str], "torch.Tensor | None"]  # (batch, kind) -> bool [B, T], True where a token is real
 
@@ -82,7 +83,7 @@ def importance(
     says which positions are tokens, for the `token` estimator; default: `attention_mask` and labels.
 
     Raises:
-        ValueError: unknown estimator, or no example at all.
+        ValueError: unknown estimator, no example at all, or a loss without a gradient by any head.
         HeadsError: see `find_heads`.
 
     """
@@ -114,11 +115,13 @@ def sensitivity(
 def _one_batch(
     model: nn.Module, heads: Heads, batch: Any, loss: Loss, positions: Positions
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    with torch.enable_grad(), taped(heads) as tape:
+    with torch.enable_grad(), frozen(model), tapped(heads) as tape:
         losses = loss(model, batch)
+        if not losses.requires_grad:
+            raise ValueError("no head has a path to the loss, or it is computed without gradients (no_grad, detach)")
         gradients = torch.autograd.grad(losses.sum(), [gate for _, gate in tape], allow_unused=True)
-    rows = len(losses)
-    signed, absolute, tokens = (torch.zeros(rows, len(heads), dtype=torch.float64) for _ in range(3))
+    rows, device = len(losses), losses.device
+    signed, absolute, tokens = (torch.zeros(rows, len(heads), dtype=torch.float64, device=device) for _ in range(3))
     starts = np.concatenate([[0], np.cumsum(heads.sizes)])
     for (index, _), gradient in zip(tape, gradients, strict=True):
         block = heads.blocks[index]
@@ -126,14 +129,14 @@ def _one_batch(
         if gradient is None:  # the head has no path to the loss (a stack the loss does not use)
             continue
         block.check_rows(gradient.shape, rows)
-        g = gradient.movedim(block.batch_axis, 0).reshape(rows, -1, block.heads)
+        g = gradient.movedim(block.batch_axis, 0).reshape(rows, -1, block.heads).to(device)
         real = positions(batch, block.kind)
-        real = None if real is None or real.shape != g.shape[:2] else real.to(g.device)
-        signed[:, columns] += g.sum(1, dtype=torch.float64).cpu()
+        real = None if real is None or real.shape != g.shape[:2] else real.to(device)
+        signed[:, columns] += g.sum(1, dtype=torch.float64)
         size = g.abs() if real is None else g.abs() * real.unsqueeze(-1)
-        absolute[:, columns] += size.sum(1, dtype=torch.float64).cpu()
-        tokens[:, columns] += g.shape[1] if real is None else real.sum(1, keepdim=True).double().cpu()
-    return signed.numpy(), absolute.numpy(), tokens.numpy(), losses.detach().double().cpu().numpy()
+        absolute[:, columns] += size.sum(1, dtype=torch.float64)
+        tokens[:, columns] += g.shape[1] if real is None else real.sum(1, keepdim=True).double()
+    return signed.cpu().numpy(), absolute.cpu().numpy(), tokens.cpu().numpy(), losses.detach().double().cpu().numpy()
 
 
 def token_positions(batch: Any, kind: str) -> torch.Tensor | None:

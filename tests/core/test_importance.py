@@ -236,6 +236,54 @@ def test_grads_of_parameters_are_untouched(case, grad):
     assert all(p.grad is None for i, p in enumerate(parameters) if i != 1)
 
 
+def test_weights_ask_for_gradients_again_even_after_a_failure():
+    case = CASES["bert"]
+    model = case.build()
+    parameters = list(model.parameters())
+    parameters[3].requires_grad_(False)
+    seen = []
+
+    def failing(model, batch):
+        seen.extend(p.requires_grad for p in parameters)
+        raise KeyError
+
+    hd.importance(model, [case.batch], case.loss)
+    with pytest.raises(KeyError):
+        hd.importance(model, [case.batch], failing)
+    assert not any(seen)
+    assert [i for i, p in enumerate(parameters) if not p.requires_grad] == [3]
+
+
+@pytest.mark.parametrize("name", ["bert", "torch", "fairseq", "t5"])
+def test_less_is_kept_for_backward_than_a_training_step_keeps(name):
+    """Bytes that autograd saves, weights aside."""
+    case = CASES[name]
+    model = case.build()
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+
+    def kept(call):
+        bytes_of = {}
+
+        def pack(tensor):
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in weights:
+                bytes_of[storage.data_ptr()] = storage.nbytes(), tensor  # alive, so that no place is used twice
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            call()
+        return sum(size for size, _ in bytes_of.values())
+
+    training = kept(lambda: case.loss(model, case.batch).mean().backward())
+    assert 0 < kept(lambda: hd.importance(model, [case.batch], case.loss)) < 0.8 * training
+
+
+def test_a_loss_without_gradients_is_an_error():
+    case = CASES["bert"]
+    with pytest.raises(ValueError, match="no head has a path to the loss"):
+        hd.importance(case.build(), [case.batch], lambda model, batch: case.loss(model, batch).detach())
+
+
 def test_a_stack_that_the_loss_does_not_use_is_zero():
     """The decoder's heads have no path to a loss that reads the encoder."""
     case = CASES["bart"]
