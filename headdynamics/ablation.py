@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from .best import Best, best_heads, held_out
-from .gates import masked
 from .heads import Heads, heads_in
 from .scores import Score, Scores
+from .sharing import scores_under
 from .significance import NO_TEST, RESAMPLES, paired_tests, scipy_stats
 
 WHAT = ("one", "all-but-one")
@@ -80,11 +80,7 @@ def ablate(
     """
     check_ablations([what])
     heads = heads_in(model, heads)
-    base = score(model)
-    results = []
-    for keep in _masks(heads, what):
-        with masked(heads, keep):
-            results.append(score(model))
+    base, *results = scores_under(model, heads, score, [torch.ones(len(heads)), *_masks(heads, what)])
     up = bool(getattr(score, "greater_is_better", True))
     found = [one for one in results if isinstance(one, Scores)]
     if not isinstance(base, Scores) or len(found) < len(results):

@@ -30,13 +30,17 @@ def masked(heads: Heads, keep: Any) -> Iterator[None]:
         ValueError: the last axis of `keep` is not H.
 
     """
+    with slow_paths(heads), gated(heads, multipliers(heads, keep)):
+        yield
+
+
+def multipliers(heads: Heads, keep: Any) -> list[Gate]:
+    """The gates of `masked`, one a block."""
     keep = torch.as_tensor(keep)
     if keep.dim() not in (1, 2) or keep.shape[-1] != len(heads):
         raise ValueError(f"keep has shape {tuple(keep.shape)}; this model needs [{len(heads)}] or [B, {len(heads)}]")
     keep = keep if keep.is_floating_point() else keep.float()
-    pieces = keep.split(heads.sizes, dim=-1)
-    with slow_paths(heads), gated(heads, list(map(_multiplier, heads.blocks, pieces))):
-        yield
+    return list(map(_multiplier, heads.blocks, keep.split(heads.sizes, dim=-1)))
 
 
 @contextlib.contextmanager

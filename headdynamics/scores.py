@@ -7,8 +7,9 @@ needs no further pass through the model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -52,7 +53,11 @@ class Scores:
 
 
 class Score(Protocol):
-    """A metric of a model: named, with a direction; a call measures. `Scores` carry uncertainty, a float none."""
+    """A metric of a model: named, with a direction; a call measures. `Scores` carry uncertainty, a float none.
+
+    A score may also have `first(model)`, the same of its first batch alone: there the curve proves that it may take
+    heads out for real, instead of masking them.
+    """
 
     name: str
     greater_is_better: bool
@@ -74,10 +79,17 @@ class BatchScore:
     def __call__(self, model: nn.Module) -> Scores:
         """Measure every batch without gradients."""
         with torch.no_grad():
-            stats = [self.measure(model, batch) for batch in self.batches]
+            return self.gathered([self.measure(model, batch) for batch in self.batches])
+
+    def gathered(self, stats: Sequence[np.ndarray]) -> Scores:
+        """The Scores of what `measure` gave for each batch."""
         if not stats:
             raise ValueError("no examples to score: the batches are empty")
         return Scores(np.concatenate(stats).astype(np.float64), self.aggregate)
+
+    def first(self, model: nn.Module) -> Scores:
+        """Measure the first batch alone."""
+        return replace(self, batches=itertools.islice(self.batches, 1))(model)
 
 
 def ratio(sums: np.ndarray) -> np.ndarray:

@@ -1,0 +1,72 @@
+"""Scores under many masks at the price of what differs between them, bit for bit: see `recall`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from .gates import gated, masked, slow_paths
+from .heads import Heads, unwrap
+from .nests import mapped
+from .recall import Memory, Remembering, hooks, is_ours
+from .scores import BatchScore, Score, Scores
+
+
+def scores_under(model: nn.Module, heads: Heads, score: Score, keeps: Sequence[torch.Tensor]) -> list[Scores | float]:
+    """`score` of `model` under each mask [H] (or [B, H]), to the bit as a pass with `masked` for each would give it.
+
+    A `BatchScore` goes batch by batch, so that the masks share what they do not change; others take whole passes.
+    """
+    model = unwrap(model)
+    if not (isinstance(score, BatchScore) and type(score).__call__ is BatchScore.__call__):
+        return [_whole(model, heads, score, keep) for keep in keeps]
+    stats: list[list[np.ndarray]] = [[] for _ in keeps]
+    with torch.no_grad(), remembered(model, heads) as memory:
+        for batch in score.batches:
+            memory.forget()
+            for keep, found in zip(keeps, stats, strict=True):
+                memory.mask(keep)
+                found.append(score.measure(model, mapped(batch, lambda leaf: leaf)))  # it may take labels out
+    return [score.gathered(found) for found in stats]
+
+
+def _whole(model: nn.Module, heads: Heads, score: Score, keep: torch.Tensor) -> Scores | float:
+    with masked(heads, keep):
+        return score(model)
+
+
+@contextlib.contextmanager
+def remembered(model: nn.Module, heads: Heads) -> Iterator[Memory]:
+    """Let attention modules, and those around them, remember: see `Memory`, which masks heads as `masked` does."""
+    memory = Memory(heads)
+    with slow_paths(heads), gated(heads, memory.gates), contextlib.ExitStack() as stack:
+        constant = frozenset(id(hook) for hook in hooks(model.modules()) if is_ours(hook))
+        for module in _around(model, heads):
+            stack.callback(_put_back, module, vars(module).get("forward"))
+            remembering: Any = Remembering(memory, module, constant)
+            module.forward = remembering
+        yield memory
+
+
+def _put_back(module: nn.Module, forward: Any) -> None:
+    vars(module).pop("forward", None)
+    if forward is not None:  # one of accelerate's, say
+        module.forward = forward
+
+
+def _around(model: nn.Module, heads: Heads) -> list[nn.Module]:
+    """The attention modules and the modules around them, without the model itself."""
+    modules = dict(model.named_modules())
+    names = {id(module): name for name, module in modules.items()}
+    found = {}
+    for block in heads.blocks:
+        name = names[id(block.module)]
+        while name:
+            found[name] = modules[name]
+            name = name.rpartition(".")[0]
+    return [module for module in found.values() if not isinstance(module, nn.ModuleList)]
