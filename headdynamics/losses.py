@@ -6,6 +6,7 @@ head lays them out, and averages over an example's own target tokens.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -39,9 +40,15 @@ def cross_entropy(model: nn.Module, batch: Mapping[str, Any]) -> torch.Tensor:
         NoLabelsError: the batch has no labels.
 
     """
-    output = model(**batch)
+    output = forward(model, batch)
     regression = getattr(getattr(model, "config", None), "problem_type", None) == "regression"
     return per_example(output, batch, predicts_next(model), regression)
+
+
+def forward(model: nn.Module, batch: Mapping[str, Any]) -> Any:
+    """The model's output for a batch, without the cache of keys and values that decoders keep for generation."""
+    cached = "use_cache" not in batch and "use_cache" in inspect.signature(model.forward).parameters
+    return model(**batch, use_cache=False) if cached else model(**batch)
 
 
 def predicts_next(model: nn.Module) -> bool:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .losses import IGNORED, cross_entropy, find_labels, predicts_next
+from .losses import IGNORED, cross_entropy, find_labels, forward, predicts_next
 
 Aggregate = Callable[[np.ndarray], np.ndarray]  # sums [..., k] -> metric [...]
 RESAMPLES = 200
@@ -128,7 +128,7 @@ def _correct(model: nn.Module, batch: Any) -> np.ndarray:
     labels = find_labels(batch).cpu()
     if labels.is_floating_point():
         raise ValueError("accuracy needs class labels, and these are real numbers: score with mean_loss instead")
-    named = model(**batch)["logits"].argmax(-1).cpu().reshape(labels.shape)
+    named = forward(model, batch)["logits"].argmax(-1).cpu().reshape(labels.shape)
     if predicts_next(model):
         named, labels = named[..., :-1], labels[..., 1:]
     rows, counted = len(labels), labels != IGNORED
