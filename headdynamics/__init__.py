@@ -40,6 +40,7 @@ _HOME = {
     "perplexity": "scores",
     "mean_loss": "scores",
     "Snapshot": "snapshot",
+    "Online": "online",
     "Observer": "observer",
     "HeadDynamicsCallback": "plugins.hf_trainer",
     "attach": "plugins.hf_trainer",

@@ -12,6 +12,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from .curve import TENTHS, Curve, pruning_curves
 from .estimators import ESTIMATORS, Importance, Positions, importance, token_positions
 from .heads import Heads, find_heads, unwrap
 from .losses import Loss, cross_entropy
+from .online import Online, Window, averaged
 from .orders import DEFAULT_ORDERS, check_orders, make_order
 from .record import Recorder
 from .record.hdf5 import HDF5Recorder
@@ -50,6 +52,7 @@ class Observer:
         ablations: "one" and "all-but-one": H + 1 more scores each, with paired tests; see `ablation`. Default: none.
         recorders: further destinations.
         still_too: modules beside the model that a snapshot might change (a criterion).
+        online: what measures training's own steps; its windows come here by `window`. See `plugins.torch_loop`.
         settings: what else makes these numbers what they are; part of the signature.
         update: where training stands; a resumed run drops the rows beyond. None: rows come in any order, and none is
             dropped (backfill).
@@ -78,6 +81,7 @@ class Observer:
         positions: Positions = token_positions,
         heads: Heads | None = None,
         still_too: Sequence[nn.Module] = (),
+        online: Online | None = None,
         settings: Mapping[str, Any] | None = None,
         framework: str = "torch",
         update: int | None = 0,
@@ -94,6 +98,8 @@ class Observer:
             settings = {"estimator": estimator, "fractions": fractions, "orders": orders, **(settings or {})}
             if ablations:  # a run without any keeps the hash that it had before there were any
                 settings["ablations"] = sorted(ablations)
+            if online is not None:
+                settings["online"] = {"estimator": online.estimator, "window": online.window}
             check_orders(orders, self.heads)
             signed = signature(self.model, self.heads, batches, settings, scored_examples(self.score))
         self.run = Run(
@@ -107,12 +113,14 @@ class Observer:
             tuple(orders),
             signed,
         )
+        self.online, self._average = online, None
         self.recorders: list[Recorder] = []
         self.path = ""  # where the run file really is: NAME-2.h5 where NAME.h5 belongs to another run
         if path:
             file = HDF5Recorder(path)
             file.start(self.run, update)
             self.path = str(file.path)
+            self._average = file.average()
             self.recorders.append(file)
         for recorder in recorders:
             self._start(recorder, update)
@@ -158,8 +166,14 @@ class Observer:
             logger.exception("headdynamics could not measure update %d; training goes on", update)
             why = f"{type(error).__name__}: {error}"
             taken = Snapshot(update, epoch, time.perf_counter() - began, why, checkpoint=checkpoint)
-        self._record(taken)
+        self._record("write", taken)
         return taken
+
+    def window(self, found: Window | None) -> None:
+        """Record a window of online importance, if there is one, with the moving average."""
+        if found is not None:
+            self._average = averaged(self._average, found)
+            self._record("write_window", replace(found, average=self._average))
 
     def _measure(self) -> tuple[Importance, dict[str, Curve], dict[str, Ablation]]:
         found = importance(
@@ -180,10 +194,10 @@ class Observer:
                 *(taken.update, loss, self.run.metric, taken.score),
             )
 
-    def _record(self, taken: Snapshot) -> None:
+    def _record(self, how: str, taken: Snapshot | Window) -> None:
         for recorder in self.recorders:
             try:
-                recorder.write(taken)
+                getattr(recorder, how)(taken)
             except Exception:
                 if self.strict:
                     raise

@@ -19,9 +19,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import nn
 
-from .heads import Heads
-from .online_sources import SOURCES, Source
+from .heads import Heads, heads_in
+from .online_sources import SOURCES, Source, check_model
 
 logger = logging.getLogger("headdynamics")
 WINDOW = 100  # updates
@@ -59,26 +60,32 @@ class Online:
     """Gathers I(h) of training steps, window by window. Nothing is copied to the host before a window ends.
 
     Args:
-        heads: of the model in training.
+        model: the one in training; as it is trained, that is with whatever wraps it.
         estimator: `example` or `batch`.
         window: updates in a window.
-        update: updates done before.
+        heads: default: those that `find_heads` reads.
         strict: raise what otherwise is logged once, and ends the measuring but not the training.
 
     Raises:
         ValueError: no such estimator, or an empty window.
-        HeadsError: this estimator cannot read a block of these heads.
+        HeadsError: the model has no heads that can be read, or not by this estimator.
 
     """
 
     def __init__(
-        self, heads: Heads, estimator: str = "example", window: int = WINDOW, update: int = 0, strict: bool = False
+        self,
+        model: nn.Module,
+        estimator: str = "example",
+        window: int = WINDOW,
+        heads: Heads | None = None,
+        strict: bool = False,
     ) -> None:
         check_options(estimator, window)
-        self.heads, self.estimator, self.window, self.strict = heads, estimator, window, strict
+        self.heads, self.estimator, self.window, self.strict = heads_in(model, heads), estimator, window, strict
+        check_model(model, self.heads, estimator)
         self.failed, self.scale = False, OWN_LOSS
-        self._source: Source = SOURCES[estimator](heads)
-        self._began = self._update = update
+        self._source: Source = SOURCES[estimator](self.heads)
+        self._began = self._update = -1  # updates; -1: none was seen
         self._sums: torch.Tensor | None = None  # [3, H]: abs(s), s, s squared
         self._counts: torch.Tensor | None = None  # [3]: rows summed, rows skipped, examples in the rows summed
 
@@ -109,14 +116,16 @@ class Online:
         """`update` optimizer steps are done; the window, where it is full or `close` asks for it."""
         with self.forgiven():
             found = self._source.finish()
-            if self.failed or update == self._update:  # a step that was left out: too large a batch, an overflow
+            if self.failed:
                 return None
-            self._update = update
-            if found is not None:
-                self._sum(*found)
+            if update != self._update:  # else it is a step that was left out: too large a batch, an overflow
+                self._began = update - 1 if self._update < 0 else self._began
+                self._update = update
+                if found is not None:
+                    self._sum(*found)
             full = update - self._began >= self.window
             if full and self._sums is None:
-                raise ValueError(f"no gradient reached any W_O in {self.window} updates: is the model compiled?")
+                raise ValueError(f"no gradient reached any W_O in {self.window} updates (is the model compiled?)")
             return self.close() if full or close else None
         return None
 

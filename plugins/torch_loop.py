@@ -9,11 +9,22 @@
                 optimizer.step()
                 optimizer.zero_grad()
                 watch.step()        # measures when it is time; before you save a checkpoint
+
+With `hd.Observer(..., online=hd.Online(model))` the loop's own backward passes are measured, too:
+
+                with watch.online():        # the loss is the mean over the batch; else see `online`
+                    loss = model(**batch).loss
+                    loss.backward()
+                optimizer.step()
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
+
+import torch
 
 from headdynamics.observer import Observer
 from headdynamics.schedule import Moment, Schedule, either, parse, within_first_epoch
@@ -48,9 +59,27 @@ class Watch:
         """One optimizer step is done; the snapshot, if one was due. `checkpoint` names the file of these weights."""
         self.update += 1
         end_of_epoch = self.update % self.updates_per_epoch == 0
-        if not self.schedule(Moment(self.update, self.update / self.updates_per_epoch, end_of_epoch)):
-            return None
-        return self._snapshot(checkpoint)
+        due = self.schedule(Moment(self.update, self.update / self.updates_per_epoch, end_of_epoch))
+        self._window(close=due or bool(checkpoint))
+        return self._snapshot(checkpoint) if due else None
+
+    @contextlib.contextmanager
+    def online(self, weight: torch.Tensor | None = None) -> Iterator[None]:
+        """Around the forward and the backward pass of a batch, for online importance.
+
+        `weight` [B]: the derivative of the loss that goes backward by the loss of each example; default: 1 / B. Give
+        it where the loss is no mean over examples, is divided for accumulation, or is scaled; and for the batch form.
+        """
+        online = self.observer.online
+        if online is None:
+            raise ValueError("nothing measures online: give the observer online=hd.Online(model)")
+        with online.tapped():
+            yield
+        online.add(weight)
+
+    def _window(self, close: bool) -> None:
+        if self.observer.online is not None:
+            self.observer.window(self.observer.online.step(self.update, close))
 
     def _snapshot(self, checkpoint: str = "") -> Snapshot:
         self.measured = self.update
@@ -60,6 +89,8 @@ class Watch:
         return self
 
     def __exit__(self, failure: Any, *rest: Any) -> None:
-        if failure is None and self.measured != self.update:
-            self._snapshot()
+        if failure is None:
+            self._window(close=True)
+            if self.measured != self.update:
+                self._snapshot()
         self.observer.close()
