@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 
 import numpy as np
-import torch
 from torch import nn
 
-from .gates import masked
 from .heads import Heads, heads_in
+from .keep import keep_mask
 from .scores import Score, Scores
+from .surgery.lent import removable, removed
 
 TENTHS = tuple(i / 10 for i in range(11))
 
@@ -61,27 +60,6 @@ def _spread(resamples: np.ndarray) -> float:
     return float(np.std(resamples, ddof=1))
 
 
-def pruned_count(heads: int, fraction: float) -> int:
-    """ceil(heads x fraction), exact in rationals: 0.7 of 10 is 7."""
-    try:
-        exact = Fraction(str(fraction))
-    except (ValueError, ZeroDivisionError):  # NaN, infinity, no number
-        exact = Fraction(-1)
-    if not 0 <= exact <= 1:
-        raise ValueError(f"a fraction of heads lies between 0 and 1, not {fraction}")
-    return -(-heads * exact.numerator // exact.denominator)
-
-
-def keep_mask(order: np.ndarray, fraction: float, heads: int | None = None) -> torch.Tensor:
-    """Float mask [H]: 0 for the first ceil(k x fraction) of the k heads in `order`, 1 for the rest.
-
-    `heads`: H, where the order is one of some heads only (of one kind); default: k.
-    """
-    keep = torch.ones(len(order) if heads is None else heads)
-    keep[torch.as_tensor(np.asarray(order)[: pruned_count(len(order), fraction)].copy())] = 0
-    return keep
-
-
 def pruning_curve(
     model: nn.Module,
     order: np.ndarray,
@@ -90,7 +68,11 @@ def pruning_curve(
     *,
     heads: Heads | None = None,
 ) -> Curve:
-    """Score the model with the first heads of `order` masked, at each fraction of the heads in `order`."""
+    """Score the model without the first heads of `order`, at each fraction of the heads in `order`.
+
+    The heads are really taken out for a while, where that is proved to give what masking gives (see `surgery.lent`);
+    else, and for a score without `first`, they are masked.
+    """
     return pruning_curves(model, {"": order}, score, fractions, heads=heads)[""]
 
 
@@ -104,6 +86,7 @@ def pruning_curves(
 ) -> dict[str, Curve]:
     """The curve of each order; a mask that several share (none pruned, all pruned) is scored once."""
     heads = heads_in(model, heads)
+    may_cut = cuttable(model, heads, score) if any(fractions) else ()
     known: dict[bytes, tuple[float, np.ndarray, int]] = {}
     curves = {}
     for name, order in orders.items():
@@ -112,7 +95,7 @@ def pruning_curves(
             keep = keep_mask(order, fraction, len(heads))
             key = keep.numpy().tobytes()
             if key not in known:
-                with masked(heads, keep):
+                with removed(model, heads, keep, may_cut):
                     known[key] = _measured(score(model))
             points.append(known[key])
         values, resampled, examples = zip(*points, strict=True)
@@ -122,6 +105,12 @@ def pruning_curves(
             np.stack(resampled, 1).astype(np.float32),
         )  # fmt: skip
     return curves
+
+
+def cuttable(model: nn.Module, heads: Heads, score: Score) -> tuple[bool, ...]:
+    """For each block whether its heads may be taken out under this score; none where it has no `first` to prove it."""
+    first = getattr(score, "first", None)
+    return removable(model, heads, lambda: first(model)) if first else (False,) * len(heads.blocks)
 
 
 def _measured(result: Scores | float) -> tuple[float, np.ndarray, int]:

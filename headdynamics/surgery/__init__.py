@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..curve import pruned_count
 from ..heads import Heads, heads_in, unwrap
+from ..keep import pruned_count
 from .config import write_config
 from .cut import Edits
 from .layouts import SurgeryError, read_layout

@@ -34,8 +34,9 @@ class Edits:
 
     def set(self, owner: Any, name: str, value: Any) -> None:
         """Set an attribute."""
-        self._old.append((owner, name, getattr(owner, name, Edits)))
+        old = getattr(owner, name, Edits)
         setattr(owner, name, value)
+        self._old.append((owner, name, old))  # only now: what refused to be set cannot be set back
 
     def hook(self, handle: Any) -> None:
         """Remember a hook."""

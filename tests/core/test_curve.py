@@ -8,7 +8,8 @@ import torch
 from models import CASES
 
 import headdynamics as hd
-from headdynamics.curve import keep_mask, pruned_count, pruning_curves
+from headdynamics.curve import pruning_curves
+from headdynamics.keep import keep_mask, pruned_count
 from headdynamics.orders import random_order
 from headdynamics.scores import Scores, ratio
 

@@ -8,7 +8,8 @@ from models import CASES
 from runs import a_run, a_snapshot
 
 import headdynamics as hd
-from headdynamics.curve import Curve, keep_mask
+from headdynamics.curve import Curve
+from headdynamics.keep import keep_mask
 from headdynamics.orders import ORDERS, check_orders, parse_order, random_order, reference_of
 from headdynamics.record.hdf5 import HDF5Recorder
 from headdynamics.record.memory import MemoryRecorder

@@ -10,8 +10,8 @@ from models import CASES
 from more_models import MORE
 
 import headdynamics as hd
-from headdynamics.curve import keep_mask
 from headdynamics.gates import slow_paths
+from headdynamics.keep import keep_mask
 
 pytestmark = pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask")
 FAMILIES = {**CASES, **MORE}
