@@ -1,4 +1,4 @@
-"""The program: ``headdynamics settle|curves|show|...|backfill``. What only reads imports no torch."""
+"""The program: ``headdynamics settle|curves|show|...|backfill|watch``. What only reads imports no torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ from headdynamics.plugins import backfill_command
 COMMANDS = READERS | {
     "backfill": Command(
         "measure the checkpoints of a finished training", backfill_command.run, backfill_command.options
-    )
+    ),
+    "watch": Command(
+        "measure each checkpoint of a training that goes on, as it appears",
+        backfill_command.watch,
+        backfill_command.watch_options,
+    ),
 }
 
 

@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from torch import nn
@@ -28,6 +28,9 @@ from .snapshot import OK
 from .stillness import still
 
 logger = logging.getLogger("headdynamics")
+P = TypeVar("P")
+T = TypeVar("T")
+SAVED = re.compile(r"update-(\d+)\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,28 @@ class Checkpoint:
     epoch: float  # epochs done; NaN where nothing says so
     path: str
     load: Callable[[nn.Module], None]  # all of the model's weights, or it raises
+
+
+def readable(places: Iterable[P], read: Callable[[P], T], strict: bool, none: str) -> list[T]:
+    """What can be read of these places; one that cannot is left out, and the log names it.
+
+    Raises:
+        ValueError: nothing can, with the reason of the first, or `none`; or `strict` and one cannot.
+
+    """
+    found: list[T] = []
+    trouble: list[str] = []
+    for place in places:
+        try:
+            found.append(read(place))
+        except ValueError as error:
+            if strict:
+                raise
+            trouble.append(str(error))
+            logger.error("left out: %s", error)
+    if not found:
+        raise ValueError(trouble[0] if trouble else none)
+    return found
 
 
 def in_order(checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
@@ -111,14 +136,14 @@ def measure_checkpoints(observer: Observer, checkpoints: Iterable[Checkpoint]) -
 
     """
     ordered = in_order(checkpoints)
-    rows = _file(observer).statuses()
+    rows = run_file(observer).statuses()
     todo = [c for c in ordered if rows.get(c.update) != OK]
     if len(todo) < len(ordered):
         logger.info("%d of %d checkpoints have their row in %s", len(ordered) - len(todo), len(ordered), observer.path)
     with own_weights_back(observer.model, *observer.still_too):
         for checkpoint in _progress(todo):
             observer.snapshot(checkpoint.update, checkpoint.epoch, checkpoint.path, load=checkpoint.load)
-    rows = _file(observer).statuses()
+    rows = run_file(observer).statuses()
     if todo and all(rows.get(c.update) != OK for c in todo):
         raise ValueError(f"no checkpoint could be measured; {todo[0].path}: {rows.get(todo[0].update, 'not written')}")
     return [c.update for c in todo]
@@ -133,7 +158,7 @@ def measure_transfer(observer: Observer, last: Checkpoint) -> np.ndarray:
         ValueError: the last model cannot be loaded; or the observer has no run file.
 
     """
-    file = _file(observer)
+    file = run_file(observer)
     means = file.importances()
     orders = {
         str(row): prune_order(_as_recorded(mean.astype(float), observer))
@@ -170,11 +195,22 @@ def saved_weights(folder: str | Path) -> list[Checkpoint]:
         ValueError: there are none.
 
     """
-    files = [(re.fullmatch(r"update-(\d+)\.safetensors", p.name), p) for p in sorted(Path(folder).glob("*"))]
-    found = [Checkpoint(int(m[1]), float("nan"), str(path), _safetensors(path)) for m, path in files if m]
+    found = [saved(path) for path in sorted(Path(folder).glob("*")) if SAVED.fullmatch(path.name)]
     if not found:
         raise ValueError(f"{folder} holds no update-*.safetensors")
     return found
+
+
+def saved(path: Path) -> Checkpoint:
+    """One file of weights that the instrument kept.
+
+    Raises:
+        ValueError: its name is of another form.
+
+    """
+    if not (named := SAVED.fullmatch(path.name)):
+        raise ValueError(f"{path} is no update-*.safetensors")
+    return Checkpoint(int(named[1]), float("nan"), str(path), _safetensors(path))
 
 
 def _safetensors(path: Path) -> Callable[[nn.Module], None]:
@@ -198,7 +234,8 @@ def own_weights_back(*models: nn.Module) -> Iterator[None]:
                 model.load_state_dict(state, strict=False)
 
 
-def _file(observer: Observer) -> HDF5Recorder:
+def run_file(observer: Observer) -> HDF5Recorder:
+    """The observer's run file; ValueError where it has none."""
     files = [recorder for recorder in observer.recorders if isinstance(recorder, HDF5Recorder)]
     if not files:
         raise ValueError("backfill writes a run file: give the observer its path")

@@ -1,4 +1,4 @@
-"""`headdynamics backfill`: its options, and which library's checkpoints they are. No torch until it runs."""
+"""`headdynamics backfill` and `watch`: their options, and which library's checkpoints. No torch until they run."""
 
 from __future__ import annotations
 
@@ -11,14 +11,30 @@ from typing import Any
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `headdynamics backfill`."""
+    _shared(parser)
+    parser.add_argument("--every-th", type=int, default=1, metavar="N", help="every N-th, counted back from the last")
+    parser.add_argument("--transfer", action="store_true", help="prune the last model by each checkpoint's order, too")
+
+
+def watch_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `headdynamics watch`."""
+    _shared(parser)
+    parser.add_argument(
+        "--look-every", type=float, default=10.0, metavar="SECONDS", help="for new checkpoints (default: 10)"
+    )
+    parser.add_argument(
+        "--until-update", type=int, metavar="N", help="end after the checkpoint of this update, or later"
+    )
+    parser.add_argument("--idle", type=float, metavar="SECONDS", help="end when nothing new came for so long")
+
+
+def _shared(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "checkpoints", nargs="+", type=Path, metavar="CHECKPOINT", help="checkpoint*.pt, checkpoint-*, or their folder"
     )
     parser.add_argument("--data", required=True, type=Path, help="fairseq: data-bin; else sentences (tsv, csv, jsonl)")
     parser.add_argument("-o", "--output", type=Path, help="run file (default: backfill.h5 beside the checkpoints)")
-    parser.add_argument("--every-th", type=int, default=1, metavar="N", help="every N-th, counted back from the last")
     parser.add_argument("--only", type=_numbers, default=[], metavar="UPDATE,...", help="only these updates")
-    parser.add_argument("--transfer", action="store_true", help="prune the last model by each checkpoint's order, too")
     parser.add_argument("--cpu", action="store_true", help="do not use a GPU")
     parser.add_argument("--strict", action="store_true", help="stop at a checkpoint that cannot be measured")
     measuring = parser.add_argument_group(
@@ -58,14 +74,33 @@ def run(args: argparse.Namespace) -> int:
     for place in args.checkpoints:
         if not place.exists():
             raise ValueError(f"{place} does not exist")
+    _check_data(args)
+    return _measure(args, _is_fairseq(args.checkpoints), None)
+
+
+def watch(args: argparse.Namespace) -> int:
+    """Measure each checkpoint as it appears; print the run file's path at the end."""
+    from headdynamics.watching import until_interrupted
+
+    _check_data(args)
+    with until_interrupted() as stop:
+        how = {"look_every": args.look_every, "until_update": args.until_update, "idle": args.idle, "stop": stop}
+        return _measure(args, args.data.is_dir(), how)  # binarised data are a folder, sentences a file
+
+
+def _check_data(args: argparse.Namespace) -> None:
     if not args.data.exists():
         raise ValueError(f"--data {args.data} does not exist")
+
+
+def _measure(args: argparse.Namespace, fairseq: bool, how: dict[str, Any] | None) -> int:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("headdynamics").setLevel(logging.INFO)
     first = args.checkpoints[0]
-    output = args.output or (first if first.is_dir() and not _is_one(first) else first.parent) / "backfill.h5"
+    alone = first.suffix == ".pt" or first.is_file() or _is_one(first)
+    output = args.output or (first.parent if alone else first) / "backfill.h5"
     try:
-        print(_fairseq(args, output) if _is_fairseq(args.checkpoints) else _transformers(args, output))
+        print((_fairseq if fairseq else _transformers)(args, output, how))
     except (RuntimeError, LookupError, TypeError) as error:  # --strict: what a library said of a checkpoint
         raise ValueError(f"{type(error).__name__}: {error}") from error
     return 0
@@ -90,49 +125,59 @@ def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
     return {name: value for name in names if (value := getattr(args, name)) is not None}
 
 
-def _fairseq(args: argparse.Namespace, output: Path) -> str:
-    from .fairseq_checkpoints import backfill
+def _fairseq(args: argparse.Namespace, output: Path, how: dict[str, Any] | None) -> str:
+    from .fairseq_checkpoints import backfill, watched
 
     given = _given(args, "examples", "score_examples", "score", "estimator", "orders", "ablate", "seed")
     if args.fractions is not None:
         given["fractions"] = ",".join(map(str, args.fractions))
     return backfill(
-        args.checkpoints,
+        args.checkpoints if how is None else watched(args.checkpoints, **how),
         str(args.data),
         output,
         given=given | _given(args, "subset", "reduction", "strict"),
         task=_given(args, "eval_bleu_args", "eval_bleu_remove_bpe"),
         user_dir=args.user_dir,
-        every=args.every_th,
         only=args.only,
-        transfer=args.transfer,
         cpu=args.cpu,
+        **_backfill_only(args, "every"),
     )
 
 
-def _transformers(args: argparse.Namespace, output: Path) -> str:
-    from .hf_checkpoints import backfill, find
+def _transformers(args: argparse.Namespace, output: Path, how: dict[str, Any] | None) -> str:
+    from .hf_checkpoints import backfill, find, watched
     from .hf_text import text_trainer
 
-    found = find(args.checkpoints, strict=bool(args.strict))
-    trainer = text_trainer(
-        Path(max(found, key=lambda checkpoint: checkpoint.update).path),
-        args.data,
-        tokenizer=args.tokenizer,
-        text=args.text_columns,
-        label=args.label_column,
-        max_length=args.max_length,
-        batch_size=args.batch_size,
-        cpu=args.cpu,
-        seed=args.training_seed,
-        learning_rate=args.learning_rate,
-    )
+    def trainer_of(checkpoint: Any) -> Any:
+        return text_trainer(
+            Path(checkpoint.path),
+            args.data,
+            tokenizer=args.tokenizer,
+            text=args.text_columns,
+            label=args.label_column,
+            max_length=args.max_length,
+            batch_size=args.batch_size,
+            cpu=args.cpu,
+            seed=args.training_seed,
+            learning_rate=args.learning_rate,
+        )
+
+    if how is None:
+        found = find(args.checkpoints, strict=bool(args.strict))
+        trainer = trainer_of(max(found, key=lambda checkpoint: checkpoint.update))
+    else:
+        found = watched(args.checkpoints, **how)
+        trainer = found.first(trainer_of)
     given = _given(args, "examples", "score_examples", "score", "estimator", "fractions", "seed", "strict")
     if args.orders is not None:
         given["orders"] = _words(args.orders)
     if args.ablate is not None:
         given["ablations"] = _words(args.ablate)
-    return backfill(trainer, output, found, every_th=args.every_th, only=args.only, transfer=args.transfer, **given)
+    return backfill(trainer, output, found, only=args.only, **_backfill_only(args, "every_th"), **given)
+
+
+def _backfill_only(args: argparse.Namespace, every: str) -> dict[str, Any]:
+    return {every: args.every_th, "transfer": args.transfer} if hasattr(args, "every_th") else {}
 
 
 def _fractions(text: str) -> list[float]:

@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from headdynamics.checkpoints import Checkpoint, measure_chosen
+from headdynamics.checkpoints import Checkpoint, measure_chosen, readable
 from headdynamics.stillness import still
+from headdynamics.watching import Arrivals, measure_arriving
 
 from .fairseq_config import ConfigError, safe_config, weights_only
 from .fairseq_measures import still_trainer
@@ -39,10 +40,11 @@ class Stand(NamedTuple):
     update: int
     epoch: int  # the epoch in progress, from 1
     iterations: int  # batches of it that were done
+    mapped: bool = True  # the file stays as it is, so that it may be read by mapping it into memory
 
 
 def backfill(
-    places: Iterable[Path],
+    places: Iterable[Path] | Arrivals[Stand],
     data: str,
     output: str | Path,
     *,
@@ -57,14 +59,14 @@ def backfill(
     """Measure checkpoints into a run file; the path that was written.
 
     Args:
-        places: `checkpoint*.pt` files, or folders of them.
+        places: `checkpoint*.pt` files, or folders of them; or `watched` ones: then it goes on until these end.
         data: the binarised data, as for fairseq-train.
         output: the run file; one that has some of these rows already is completed.
         given: `HeadDynamicsOptions` by name without `hd_`. Default: those of the training itself, where the
             instrument was on, else the usual ones.
         task: settings of the task to change, such as `eval_bleu_args`.
         user_dir: the training's own `--user-dir`; what the checkpoint says of it is never imported.
-        every: see `checkpoints.measure_chosen`.
+        every: see `checkpoints.measure_chosen`; not for watched ones, nor is `transfer`.
         only: the same.
         transfer: the same.
         cpu: do not use a GPU.
@@ -74,44 +76,46 @@ def backfill(
         RunFileError: the run file cannot be written.
 
     """
-    stands = find(places, strict=bool((given or {}).get("strict")))
-    trainer, settings = build(stands[-1].path, data, task or {}, user_dir, cpu)
+    making = partial(build, data=data, task=task or {}, user_dir=user_dir, cpu=cpu)
+    if isinstance(places, Arrivals):
+        trainer, settings = places.first(lambda stand: making(stand.path))
+    else:
+        stands = find(places, strict=bool((given or {}).get("strict")))
+        trainer, settings = making(max(stands, key=lambda stand: stand.update).path)
     options = _options(settings, given or {})
     with still(trainer.get_model(), trainer.get_criterion()), still_trainer(trainer):
-        length = _Lengths(trainer)
-        return measure_chosen(
-            partial(observe, options, trainer, str(output), None),
-            [_checkpoint(stand, trainer, length) for stand in stands],
-            every=every,
-            only=only,
-            transfer=transfer,
-        )
+        make_observer = partial(observe, options, trainer, str(output), None)
+        checkpoint = partial(_checkpoint, trainer=trainer, length=_Lengths(trainer))
+        if isinstance(places, Arrivals):
+            return measure_arriving(make_observer, places, checkpoint, only)
+        return measure_chosen(make_observer, map(checkpoint, stands), every=every, only=only, transfer=transfer)
 
 
 def find(places: Iterable[Path], strict: bool = False) -> list[Stand]:
-    """Every checkpoint that can be read, by update; one that cannot is left out, and the log names it.
+    """Every checkpoint that can be read; one that cannot is left out, and the log names it.
 
     Raises:
         ValueError: there is none, or `strict` and one cannot be read; the message has the reason of the first.
 
     """
-    found, trouble = [], []
-    for place in places:
-        for path in sorted(place.glob("checkpoint*.pt")) if place.is_dir() else [place]:
-            try:
-                found.append(_stand(path))
-            except ValueError as error:
-                if strict:
-                    raise
-                trouble.append(str(error))
-                logger.error("left out: %s", error)
-    if not found:
-        raise ValueError(trouble[0] if trouble else "no checkpoint*.pt in the given folders")
-    return sorted(found, key=lambda stand: stand.update)
+    return readable(_files(places), _stand, strict, "no checkpoint*.pt in the given folders")
 
 
-def read(path: Path) -> dict[str, Any]:
-    """A checkpoint's content by torch's safe loader.
+def watched(places: Sequence[Path], **how: Any) -> Arrivals[Stand]:
+    """The checkpoints of a training that goes on, each as it appears; `how`: see `Arrivals`.
+
+    A file may be written over at any time (`checkpoint_last.pt`), so none is mapped into memory: a mapped file that
+    is cut ends the process.
+    """
+    return Arrivals(lambda: _files(places), partial(_stand, mapped=False), **how)
+
+
+def _files(places: Iterable[Path]) -> list[Path]:
+    return [path for place in places for path in (sorted(place.glob("checkpoint*.pt")) if place.is_dir() else [place])]
+
+
+def read(path: Path, mapped: bool = True) -> dict[str, Any]:
+    """A checkpoint's content by torch's safe loader; `mapped`: what is not used of it is not read.
 
     Raises:
         ValueError: the file is damaged, is no fairseq checkpoint, or holds more than tensors and plain values.
@@ -119,7 +123,8 @@ def read(path: Path) -> dict[str, Any]:
     """
     allow_fairseq_checkpoints()
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
+        mmap = (mapped and zipfile.is_zipfile(path)) or None
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         why = next((line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "Unsupported" in line), "")
         raise ValueError(
@@ -133,16 +138,19 @@ def read(path: Path) -> dict[str, Any]:
     return state
 
 
-def _stand(path: Path) -> Stand:
-    state = read(path)
+def _stand(path: Path, mapped: bool = True) -> Stand:
+    return _stood(path, read(path, mapped), mapped)
+
+
+def _stood(path: Path, state: Mapping[str, Any], mapped: bool) -> Stand:
     try:
         at = state["extra_state"]["train_iterator"]
         update = int(state["optimizer_history"][-1]["num_updates"])
-        stand = Stand(path, update, int(at["epoch"]), int(at["iterations_in_epoch"]))
+        stand = Stand(path, update, int(at["epoch"]), int(at["iterations_in_epoch"]), mapped)
     except Exception as error:  # anything may be in their place
         raise ValueError(f"{path} does not say where training stood ({error!r})") from error
-    if not all(0 <= number < 2**63 for number in stand[1:]):
-        raise ValueError(f"{path} does not say where training stood ({stand[1:]})")
+    if not all(0 <= number < 2**63 for number in stand[1:4]):
+        raise ValueError(f"{path} does not say where training stood ({stand[1:4]})")
     return stand
 
 
@@ -203,7 +211,9 @@ def _checkpoint(stand: Stand, trainer: Any, length: _Lengths) -> Checkpoint:
 
 def _loader(stand: Stand, trainer: Any) -> Callable[[nn.Module], None]:
     def load(model: Any) -> None:
-        state = read(stand.path)
+        state = read(stand.path, stand.mapped)
+        if _stood(stand.path, state, stand.mapped) != stand:
+            raise ValueError(f"{stand.path} was written over meanwhile")
         model.load_state_dict(state["model"], strict=True, model_cfg=trainer.cfg.model)
         if state.get("criterion"):  # an adaptive softmax, say, has weights of its own
             trainer.get_criterion().load_state_dict(state["criterion"], strict=True)

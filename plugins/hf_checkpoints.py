@@ -9,27 +9,29 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel, Trainer
 
-from headdynamics.checkpoints import Checkpoint, measure_chosen, saved_weights
+from headdynamics.checkpoints import Checkpoint, measure_chosen, readable, saved
 from headdynamics.heads import unwrap
 from headdynamics.stillness import still
+from headdynamics.watching import Arrivals, measure_arriving
 
 from .hf_measures import as_it_was
 from .hf_setup import Options, observe
 
 logger = logging.getLogger("headdynamics")
 STATE = "trainer_state.json"
+Place: TypeAlias = "str | os.PathLike[str]"
 
 
 def backfill(
     trainer: Trainer,
     path: str | os.PathLike[str] = "run.h5",
-    checkpoints: str | os.PathLike[str] | Iterable[str | os.PathLike[str] | Checkpoint] | None = None,
+    checkpoints: Place | Iterable[Place | Checkpoint] | Arrivals[Checkpoint] | None = None,
     *,
     every_th: int = 1,
     only: Sequence[int] = (),
@@ -45,8 +47,8 @@ def backfill(
         trainer: gives model, data, collator and metrics; its weights are as before afterwards.
         path: the run file.
         checkpoints: `checkpoint-*` folders or a folder of them, `RUN-weights` or files of it, or `Checkpoint`s.
-            Default: the Trainer's output_dir.
-        every_th: measure every n-th checkpoint, counted back from the last.
+            Default: the Trainer's output_dir. Or `watched` ones: then it goes on until these end.
+        every_th: measure every n-th checkpoint, counted back from the last; not for watched ones, nor is `transfer`.
         only: measure these updates.
         transfer: also score the last model, chosen or not, pruned by each checkpoint's order.
         options: see `hf_setup.Options`; those that say when to measure mean nothing here.
@@ -61,14 +63,28 @@ def backfill(
         raise ValueError("backfill measures in one process: start it without torchrun or accelerate launch")
     given = trainer.args.output_dir if checkpoints is None else checkpoints
     places = [given] if isinstance(given, (str, os.PathLike)) else given
-    found = find(places, strict=chosen_options.strict)
+    found = places if isinstance(places, Arrivals) else find(places, strict=chosen_options.strict)
     model = unwrap(trainer.model)
     with still(model), _as_in_training(trainer):
         seen = {"model": model}
         if trainer.eval_dataset is None and chosen_options.eval_dataset is None and trainer.train_dataset is not None:
             seen["train_dataloader"] = trainer.get_train_dataloader()
         make_observer = partial(observe, chosen_options, str(path), trainer.args, None, trainer, seen)
+        if isinstance(found, Arrivals):
+            return measure_arriving(make_observer, found, lambda checkpoint: checkpoint, only)
         return measure_chosen(make_observer, found, every=every_th, only=only, transfer=transfer)
+
+
+def watched(places: Place | Iterable[Place], **how: Any) -> Arrivals[Checkpoint]:
+    """The `checkpoint-*` of a training that goes on, each as it appears; `how`: see `watching.Arrivals`.
+
+    Args:
+        places: folders of them, which need not be there yet, or single ones.
+        how: when to look and when to end.
+
+    """
+    paths = [Path(place) for place in ([places] if isinstance(places, (str, os.PathLike)) else places)]
+    return Arrivals(lambda: [folder for path in paths for folder in _folders(path)], _checkpoint, **how)
 
 
 @contextlib.contextmanager
@@ -81,7 +97,7 @@ def _as_in_training(trainer: Trainer) -> Iterator[None]:
         yield
 
 
-def find(places: Iterable[str | os.PathLike[str] | Checkpoint], strict: bool = False) -> list[Checkpoint]:
+def find(places: Iterable[Place | Checkpoint], strict: bool = False) -> list[Checkpoint]:
     """The checkpoints of these places: each a checkpoint, a folder of them, or weights that we saved.
 
     One that does not say where training stood is left out, and the log names it.
@@ -90,31 +106,16 @@ def find(places: Iterable[str | os.PathLike[str] | Checkpoint], strict: bool = F
         ValueError: a place has none; none is left; or `strict` and one does not say where training stood.
 
     """
-    found: list[Checkpoint] = []
-    trouble: list[str] = []
-    for place in places:
-        if isinstance(place, Checkpoint):
-            found.append(place)
-            continue
-        path = Path(place)
-        if path.suffix == ".safetensors":
-            found += [c for c in saved_weights(path.parent) if Path(c.path) == path]
-        elif folders := _folders(path):
-            for folder in folders:
-                try:
-                    found.append(_checkpoint(folder))
-                except ValueError as error:
-                    if strict:
-                        raise
-                    trouble.append(str(error))
-                    logger.error("left out: %s", error)
-        elif any(path.glob("update-*.safetensors")):
-            found += saved_weights(path)
-        else:
-            raise ValueError(f"{path} is no checkpoint of a Trainer (it has no {STATE}) and holds none")
-    if not found:
-        raise ValueError(trouble[0] if trouble else "no checkpoint was given")
-    return found
+    paths = [path for place in places for path in ([place] if isinstance(place, Checkpoint) else _paths(Path(place)))]
+    return readable(paths, _checkpoint, strict, "no checkpoint was given")
+
+
+def _paths(place: Path) -> list[Path]:
+    if place.suffix == ".safetensors":
+        return [place]
+    if found := _folders(place) or sorted(place.glob("update-*.safetensors")):
+        return found
+    raise ValueError(f"{place} is no checkpoint of a Trainer (it has no {STATE}) and holds none")
 
 
 def _folders(path: Path) -> list[Path]:
@@ -125,7 +126,11 @@ def _folders(path: Path) -> list[Path]:
     return sorted(state.parent for state in path.glob(f"*/{STATE}"))
 
 
-def _checkpoint(folder: Path) -> Checkpoint:
+def _checkpoint(folder: Path | Checkpoint) -> Checkpoint:
+    if isinstance(folder, Checkpoint):
+        return folder
+    if folder.suffix == ".safetensors":
+        return saved(folder)
     try:
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
         update, epoch = int(state["global_step"]), float(state["epoch"])
