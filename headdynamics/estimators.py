@@ -26,6 +26,7 @@ from torch import nn
 
 from .heads import Heads, heads_in, unwrap
 from .losses import Loss, cross_entropy
+from .nested import as_drawn
 from .schema import BLOCKS
 from .stillness import frozen
 from .taps import tapped
@@ -101,15 +102,18 @@ def importance(
 def sensitivity(
     model: nn.Module, heads: Heads, batches: Iterable[Any], loss: Loss, positions: Positions
 ) -> Sensitivity:
-    """Run `loss` over the batches and differentiate it by the gates alone (no weight gradient is computed)."""
+    """Run `loss` over the batches and differentiate it by the gates alone (no weight gradient is computed).
+
+    Rows are in the order of the draw, whatever the order in which the batches give them (`nested.as_drawn`): blocks
+    of every tenth row are then random ones, not sorted by length.
+    """
     parts = [_one_batch(unwrap(model), heads, batch, loss, positions) for batch in batches]
     if not parts:
         raise ValueError("no examples to estimate importance from: the batches are empty")
     signed, absolute, tokens, losses = (list(column) for column in zip(*parts, strict=True))
     batch = np.concatenate([np.full(len(s), i) for i, s in enumerate(signed)])
-    return Sensitivity(
-        np.concatenate(signed), np.concatenate(absolute), np.concatenate(tokens), batch, np.concatenate(losses)
-    )
+    columns = (np.concatenate(column) for column in (signed, absolute, tokens, [batch], losses))
+    return Sensitivity(*(as_drawn(batches, column) for column in columns))
 
 
 def _one_batch(

@@ -1,8 +1,8 @@
 """Observer: the main path. A trainer's event -> a snapshot -> the recorders.
 
-    observer = Observer(model, "run.h5", batches=valid, score=hd.accuracy(valid))
-    ...
-    observer.snapshot(update=step, epoch=3)
+observer = Observer(model, "run.h5", batches=valid, score=hd.accuracy(valid))
+...
+observer.snapshot(update=step, epoch=3)
 """
 
 from __future__ import annotations
@@ -19,15 +19,17 @@ import numpy as np
 from torch import nn
 
 from .ablation import Ablation, ablate, check_ablations
+from .budget import Budget, check_budget
 from .curve import TENTHS, Curve, pruning_curves
 from .estimators import ESTIMATORS, Importance, Positions, importance, token_positions
 from .heads import Heads, find_heads, unwrap
 from .losses import Loss, cross_entropy
+from .nested import Parts, in_parts
 from .online import Online, Window, averaged
 from .orders import DEFAULT_ORDERS, check_orders, make_order
 from .record import Recorder
 from .record.hdf5 import HDF5Recorder
-from .scores import Score, mean_loss
+from .scores import BatchScore, Score, mean_loss
 from .signature import scored_examples, signature
 from .situation import Situation
 from .snapshot import OK, Run, Snapshot
@@ -52,6 +54,8 @@ class Observer:
         ablations: "one" and "all-but-one": H + 1 more scores each, with paired tests; see `ablation`. Default: none.
         recorders: further destinations.
         still_too: modules beside the model that a snapshot might change (a criterion).
+        budget: snapshots stay within this share of training's wall-clock (0.05: 5%), by taking as many examples as that
+            buys; see `budget`. Their numbers are those of a random subset. Default: always all.
         online: what measures training's own steps; its windows come here by `window`. See `plugins.torch_loop`.
         settings: what else makes these numbers what they are; part of the signature.
         update: where training stands; a resumed run drops the rows beyond. None: rows come in any order, and none is
@@ -82,12 +86,17 @@ class Observer:
         heads: Heads | None = None,
         still_too: Sequence[nn.Module] = (),
         online: Online | None = None,
+        budget: float | None = None,
         settings: Mapping[str, Any] | None = None,
         framework: str = "torch",
         update: int | None = 0,
         strict: bool = False,
     ) -> None:
         check_options(estimator, fractions, orders, ablations)
+        check_budget(budget)
+        if budget is not None:
+            batches = in_parts(batches)
+            score = replace(score, batches=in_parts(score.batches)) if isinstance(score, BatchScore) else score
         fractions = tuple(map(float, fractions))  # 0 and 0.0 are one signature
         self.model, self.batches, self.loss, self.positions = unwrap(model), batches, loss, positions
         self.score: Any = score or mean_loss(batches, loss)
@@ -100,8 +109,11 @@ class Observer:
                 settings["ablations"] = sorted(ablations)
             if online is not None:
                 settings["online"] = {"estimator": online.estimator, "window": online.window}
+            if budget is not None:
+                settings["budget"] = budget
             check_orders(orders, self.heads)
-            signed = signature(self.model, self.heads, batches, settings, scored_examples(self.score))
+            scored = scored_examples(self.score)
+            signed = signature(self.model, self.heads, batches, settings, scored)
         self.run = Run(
             self.heads,
             framework,
@@ -124,6 +136,7 @@ class Observer:
             self.recorders.append(file)
         for recorder in recorders:
             self._start(recorder, update)
+        self.budget = None if budget is None else Budget(budget, [e for e in (batches, scored) if isinstance(e, Parts)])
 
     def _start(self, recorder: Recorder, update: int | None) -> None:
         try:
@@ -151,6 +164,12 @@ class Observer:
             raise ValueError("say where training stands: snapshot(update=...) or snapshot(epoch=...)")
         update = int(epoch or 0) if update is None else update
         epoch = float("nan") if epoch is None else float(epoch)
+        with contextlib.nullcontext() if self.budget is None else self.budget.visit():
+            taken = self._visit(update, epoch, checkpoint, load)
+            self._record("write", taken)
+        return taken
+
+    def _visit(self, update: int, epoch: float, checkpoint: str, load: Callable[[nn.Module], None] | None) -> Snapshot:
         began = time.perf_counter()
         try:
             if load is not None:
@@ -166,7 +185,6 @@ class Observer:
             logger.exception("headdynamics could not measure update %d; training goes on", update)
             why = f"{type(error).__name__}: {error}"
             taken = Snapshot(update, epoch, time.perf_counter() - began, why, checkpoint=checkpoint)
-        self._record("write", taken)
         return taken
 
     def window(self, found: Window | None) -> None:

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from .losses import IGNORED, cross_entropy, find_labels, forward, predicts_next
+from .nested import as_drawn
 
 Aggregate = Callable[[np.ndarray], np.ndarray]  # sums [..., k] -> metric [...]
 RESAMPLES = 200
@@ -85,7 +86,7 @@ class BatchScore:
         """The Scores of what `measure` gave for each batch."""
         if not stats:
             raise ValueError("no examples to score: the batches are empty")
-        return Scores(np.concatenate(stats).astype(np.float64), self.aggregate)
+        return Scores(as_drawn(self.batches, np.concatenate(stats).astype(np.float64)), self.aggregate)
 
     def first(self, model: nn.Module) -> Scores:
         """Measure the first batch alone."""

@@ -1,0 +1,87 @@
+"""The budget: snapshots stay within a share of training's wall-clock, by taking as many examples as that buys.
+
+    budget = Budget(0.05, [batches, scored])
+    ...train...
+    with budget.visit():        # batches and scored now give as many parts as there is time for
+        ...measure, record...
+
+The clock runs from the beginning. What a snapshot may take is `share` of all training so far, without our own time,
+less what the snapshots so far took: what one leaves, or takes too much, is the next one's. What it will take is
+judged by the one before, in proportion to the examples, and a tenth more. The first takes the first part.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from .nested import SIXTEENTHS, Parts, taking
+
+logger = logging.getLogger("headdynamics")
+RESERVE = 1.1  # no two snapshots take the same time
+
+
+def check_budget(share: float | None) -> None:
+    """ValueError where it is no share of training time."""
+    if share is not None and not 0 < share <= 1:
+        raise ValueError(f"a budget is a share of training time, above 0 and at most 1 (such as 0.05), not {share}")
+
+
+class Budget:
+    """Chooses how many parts of each of the `collections` a snapshot takes.
+
+    Args:
+        share: of training's wall-clock, in (0, 1].
+        collections: the examples of I(h) and of the score; both are taken alike.
+        clock: seconds.
+
+    Raises:
+        ValueError: `share` is not in (0, 1].
+
+    """
+
+    def __init__(
+        self, share: float, collections: Sequence[Parts], clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        check_budget(share)
+        self.share, self.collections, self.clock = share, collections, clock
+        self.began, self.spent = clock(), 0.0
+        self._whole: float | None = None  # what the last snapshot would have taken with all examples
+        self._told = False
+
+    def allowance(self) -> float:
+        """Seconds that a snapshot may take now; below 0 where those before took too much."""
+        training = self.clock() - self.began - self.spent
+        return self.share * training - self.spent
+
+    @contextlib.contextmanager
+    def visit(self) -> Iterator[None]:
+        """Take what can be paid for, at least the first part; note what it took."""
+        allowance, began = self.allowance(), self.clock()
+        parts = self._affordable(allowance)
+        try:
+            with taking(parts, *self.collections):
+                yield
+        finally:
+            took = self.clock() - began
+            self.spent += took
+            self._whole = took * 16 / SIXTEENTHS[parts - 1]
+            if parts == 1 and took > allowance:
+                self._tell(took, allowance)
+
+    def _affordable(self, allowance: float) -> int:
+        if self._whole is None:
+            return 1
+        costs = [RESERVE * self._whole * sixteenths / 16 for sixteenths in SIXTEENTHS]
+        return max(1, sum(cost <= allowance for cost in costs))
+
+    def _tell(self, took: float, allowance: float) -> None:
+        if not self._told:
+            self._told = True
+            logger.warning(
+                "headdynamics: a snapshot of the fewest examples took %.2f s, and the budget had %.2f s for it: ask "
+                "for fewer examples, orders or fractions, or for snapshots less often",
+                *(took, max(0.0, allowance)),
+            )
