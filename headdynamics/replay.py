@@ -45,7 +45,7 @@ class Tail(TorchDispatchMode):
             self._repeatable &= not func._schema.is_mutable and all(isinstance(one, torch.Tensor) for one in outputs)
             self._watch(inputs)
             self._steps.append((func, args, kwargs))
-            self._dependent += outputs
+            self._dependent += [one for one in outputs if isinstance(one, torch.Tensor)]
         return found
 
     def finish(self, output: Any) -> bool:
