@@ -67,7 +67,7 @@ class Arrivals(Generic[T]):
         idle: float | None = None,
         stop: threading.Event | None = None,
     ) -> None:
-        if not look_every > 0 or (idle is not None and not idle >= 0):
+        if not look_every > 0 or (idle is not None and not idle > 0):
             raise ValueError(f"look every {look_every} seconds, idle for {idle}: give times above 0")
         self._candidates, self._read = candidates, read
         self.look_every, self.until_update, self.idle = look_every, until_update, idle
@@ -92,7 +92,7 @@ class Arrivals(Generic[T]):
                 return
             if self._before != before:
                 changed = time.monotonic()
-            if self.idle is not None and time.monotonic() - changed >= self.idle:
+            elif self.idle is not None and time.monotonic() - changed >= self.idle:
                 return
             self.stop.wait(self.look_every)
 

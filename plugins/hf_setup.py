@@ -16,6 +16,8 @@ from headdynamics.curve import TENTHS
 from headdynamics.heads import HeadsError, find_heads, unwrap
 from headdynamics.losses import Loss, cross_entropy, find_labels
 from headdynamics.observer import Observer, check_options
+from headdynamics.online import WINDOW, Online
+from headdynamics.online import check_options as check_online
 from headdynamics.orders import DEFAULT_ORDERS
 from headdynamics.record import Recorder
 from headdynamics.record.tensorboard import TensorBoardRecorder
@@ -47,6 +49,9 @@ class Options:
         where there is none the training data, and the log says so.
     data_collator: default: the one of the Trainer's dataloaders.
     tensorboard: True for a folder `headdynamics` in the Trainer's own logging directory, or a directory.
+    online: also I(h) of every training step, from the backward pass that training does anyway: True for each example
+        alone, or "batch" for the sums over batches that W_O's gradient gives for free. See `headdynamics.online`.
+    online_window: updates that make one row of these.
     save_weights: keep each snapshot's weights beside the run file, and name these instead of the checkpoint.
     seed: of the draw.
     strict: raise what otherwise is logged while training goes on.
@@ -71,6 +76,8 @@ class Options:
     eval_dataset: Any = None
     data_collator: Callable[[list[Any]], Any] | None = None
     tensorboard: bool | str | os.PathLike[str] = True
+    online: bool | str = False
+    online_window: int = WINDOW
     save_weights: bool = False
     seed: int = 0
     strict: bool = False
@@ -78,8 +85,14 @@ class Options:
     def __post_init__(self) -> None:
         check_options(self.estimator, self.fractions, self.orders, self.ablations)
         parse(self.every)
+        check_online(self.online_estimator or "example", self.online_window)
         if self.examples < 1 or self.score_examples < 1:
             raise ValueError(f"examples={self.examples}, score_examples={self.score_examples}: give 1 or more")
+
+    @property
+    def online_estimator(self) -> str | None:
+        """Which, if any."""
+        return "example" if self.online is True else self.online or None
 
     def schedule(self, args: Any, state: Any, train_dataloader: Any) -> Schedule:
         """When to look at this training."""
@@ -106,7 +119,13 @@ def check(model: nn.Module, args: Any) -> None:
 
 
 def observe(
-    options: Options, path: str, args: Any, update: int, trainer: Trainer | None, seen: Mapping[str, Any]
+    options: Options,
+    path: str,
+    args: Any,
+    update: int,
+    trainer: Trainer | None,
+    seen: Mapping[str, Any],
+    online: Online | None = None,
 ) -> Observer:
     """An observer of the model in `seen`, what the Trainer shows its callbacks; call it inside `still`."""
     model = unwrap(seen["model"])
@@ -140,6 +159,7 @@ def observe(
         orders=options.orders,
         ablations=options.ablations,
         recorders=_tensorboard(options, args, trainer),
+        online=online,
         settings=settings,
         framework="transformers",
         update=update,

@@ -1,5 +1,7 @@
 """Hugging Face Trainer: one callback, or `attach(trainer)`.
 
+    on_step_begin -> forward, backward -> on_pre_optimizer_step
+                      |  online importance listens, if asked for
     optimizer step -> on_step_end  -> [evaluate -> on_evaluate] -> [save]
     last of epoch  -> on_epoch_end -> [evaluate -> on_evaluate] -> [save]
                       |                            |
@@ -27,6 +29,7 @@ from headdynamics.stillness import still
 from headdynamics.weights import save_weights
 
 from .hf_measures import as_it_was
+from .hf_online import TrainerOnline, listener
 from .hf_setup import Options, check, observe
 
 logger = logging.getLogger("headdynamics")
@@ -62,12 +65,15 @@ class HeadDynamicsCallback(TrainerCallback):
         self.path, self.options = str(path), Options(**options)
         self.trainer: Trainer | None = None
         self.observer: Observer | None = None
+        self.online: TrainerOnline | None = None
         self._reset(0)
 
     def _reset(self, update: int) -> None:
         if self.observer is not None:
             self.observer.close()
-        self.observer, self.schedule = None, parse(self.options.every)
+        if self.online is not None:
+            self.online.end()  # a training that was interrupted
+        self.observer, self.schedule, self.online = None, parse(self.options.every), None
         self.off = False  # another rank measures, or attaching failed
         self.due = False  # a measurement waits for the evaluation
         self.began_at, self.last, self.saved = update, -1, -1  # updates
@@ -82,24 +88,46 @@ class HeadDynamicsCallback(TrainerCallback):
                 return
             self.schedule = self.options.schedule(args, state, seen.get("train_dataloader"))
             check(seen["model"], args)
+            self.online = listener(self.options, args, seen["model"])
             if not waits:
                 self._attach(args, seen)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **seen: Any) -> None:
+        """Listen to an update's passes."""
+        if self.online is not None and not self.off:
+            self.online.begin()
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **seen: Any) -> None:
+        """A backward pass is done, and others follow before the update."""
+        if self.online is not None:
+            self.online.add()
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **seen: Any) -> None:
+        """An update's last backward pass is done."""
+        if self.online is not None:
+            self.online.add()
+            self.online.end()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **seen: Any) -> None:
         """Measure if it is time. An epoch's last step leaves it to the epoch's end, unless a save comes before."""
         last = float(state.epoch).is_integer() or control.should_epoch_stop or control.should_training_stop
         may_save = control.should_save or (control.should_evaluate and args.save_strategy == "best")
+        self._listened(state, close=may_save or control.should_training_stop)
         if may_save or not last:
             self._look(args, state, control, seen, last)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **seen: Any) -> None:
         """Measure if it is time."""
+        self._listened(state, close=True)
         self._look(args, state, control, seen, True)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **seen: Any) -> None:
         """Measure what waited for the evaluation."""
         if self.due:
             self._snapshot(args, state, control, seen)
+        elif self.online is not None and self.observer is None and not self.off:
+            with self._forgiven(seen["model"]):
+                self._attach(args, seen)
 
     def on_save(self, args: Any, state: Any, control: Any, **seen: Any) -> None:
         """Remember it, for a stop that becomes known only after the save."""
@@ -109,8 +137,15 @@ class HeadDynamicsCallback(TrainerCallback):
         """One row at the end, whatever the schedule says."""
         if self.last != state.global_step:
             self._snapshot(args, state, control, seen, at_end=True)
+        self._listened(state, close=True)
         if self.observer is not None:
             self.observer.close()
+
+    def _listened(self, state: Any, close: bool) -> None:
+        """A window of online importance may be full."""
+        if self.online is not None and not self.off:
+            self.online.observer = self.observer
+            self.online.step(state.global_step, close)
 
     def _look(self, args: Any, state: Any, control: Any, seen: Mapping[str, Any], end_of_epoch: bool) -> None:
         moment = Moment(state.global_step, state.epoch, end_of_epoch)
@@ -139,7 +174,8 @@ class HeadDynamicsCallback(TrainerCallback):
             self._report(args, state, control, observer, observer.snapshot(state.global_step, state.epoch, where))
 
     def _attach(self, args: Any, seen: Mapping[str, Any]) -> Observer:
-        self.observer = observe(self.options, self.path, args, self.began_at, self.trainer, seen)
+        online = self.online.online if self.online is not None else None
+        self.observer = observe(self.options, self.path, args, self.began_at, self.trainer, seen, online)
         logger.info("headdynamics watches %d heads; run file %s", len(self.observer.heads), self.observer.path)
         return self.observer
 

@@ -319,8 +319,8 @@ def test_help_and_readers_need_no_torch():
         "try: main(sys.argv[1:])\n"
         "finally: print('torch' in sys.modules)"
     )
-    for words in (["--help"], ["backfill", "--help"], ["show", "nothing.h5"]):
+    for words in (["--help"], ["backfill", "--help"], ["watch", "--help"], ["show", "nothing.h5"]):
         said = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, env=os.environ)
         assert said.stdout.strip().endswith("False"), said
     everything = tiny.run([sys.executable, "-m", "headdynamics", "--help"])
-    assert all(name in everything for name in ("settle", "curves", "show", "backfill"))
+    assert all(name in everything for name in ("settle", "curves", "show", "backfill", "watch"))

@@ -85,6 +85,14 @@ def test_the_same_numbers_as_live(training, tmp_path, kind, capfd):
         assert content(training / "live.h5") == content(tmp_path / "back-2.h5")
 
 
+def test_watched_they_give_the_same_file(training, tmp_path):
+    both = [str(training / "out"), "--data", str(training / "valid.tsv"), "--batch-size", "8", "--cpu", *FEW]
+    assert main(["watch", *both, "-o", str(tmp_path / "watch.h5"), "--look-every", "0.05", "--idle", "0.1"]) == 0
+    assert main(["backfill", *both, "-o", str(tmp_path / "back.h5")]) == 0
+    assert content(tmp_path / "watch.h5") == content(tmp_path / "back.h5")
+    assert tiny.rows(tmp_path / "watch.h5")["status"] == ["ok", "ok"]
+
+
 def copied(training, to):
     shutil.copytree(training / "out/checkpoint-6", to / "checkpoint-6")
     return to / "checkpoint-6"
