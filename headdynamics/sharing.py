@@ -20,12 +20,17 @@ from .scores import BatchScore, Score, Scores
 def scores_under(model: nn.Module, heads: Heads, score: Score, keeps: Sequence[torch.Tensor]) -> list[Scores | float]:
     """`score` of `model` under each mask [H] (or [B, H]), to the bit as a pass with `masked` for each would give it.
 
-    A `BatchScore` goes batch by batch, so that the masks share what they do not change; others take whole passes.
+    A `BatchScore` shares between the masks what they do not change; others take whole passes.
     """
-    model = unwrap(model)
-    if not (isinstance(score, BatchScore) and type(score).__call__ is BatchScore.__call__):
-        return [_whole(model, heads, score, keep) for keep in keeps]
+    if isinstance(score, BatchScore) and type(score).__call__ is BatchScore.__call__:
+        return list(shared_scores(model, heads, score, keeps))
+    return [_whole(model, heads, score, keep) for keep in keeps]
+
+
+def shared_scores(model: nn.Module, heads: Heads, score: BatchScore, keeps: Sequence[torch.Tensor]) -> list[Scores]:
+    """The same of a `BatchScore`: batch by batch, where every mask shares with the first what both have in common."""
     stats: list[list[np.ndarray]] = [[] for _ in keeps]
+    model = unwrap(model)
     with torch.no_grad(), remembered(model, heads) as memory:
         for batch in score.batches:
             memory.forget()
@@ -37,7 +42,7 @@ def scores_under(model: nn.Module, heads: Heads, score: Score, keeps: Sequence[t
 
 def _whole(model: nn.Module, heads: Heads, score: Score, keep: torch.Tensor) -> Scores | float:
     with masked(heads, keep):
-        return score(model)
+        return score(unwrap(model))
 
 
 @contextlib.contextmanager

@@ -17,6 +17,8 @@ from .estimators import Importance, Positions, Sensitivity, importance, sensitiv
 from .gates import masked
 from .heads import Heads
 from .losses import Loss, cross_entropy
+from .scores import mean_loss
+from .sharing import shared_scores
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,13 @@ class Situation:
 
     def mean_loss(self, pruned: Sequence[int] | np.ndarray) -> float:
         """Mean loss over all examples without the heads `pruned`; one forward pass."""
-        with torch.no_grad():
-            losses = [self.losses(batch, self.keep(pruned)).double() for batch in self.batches]
-        return float(torch.cat(losses).mean())
+        return self.mean_losses([pruned])[0]
+
+    def mean_losses(self, several: Sequence[Sequence[int] | np.ndarray]) -> list[float]:
+        """`mean_loss` for each; the passes share what each has in common with the first (see `sharing`)."""
+        keeps = [self.keep(pruned) for pruned in several]
+        found = shared_scores(self.model, self.heads, mean_loss(self.batches, self.loss), keeps)
+        return [one.value for one in found]
 
     def reestimated(self, pruned: Sequence[int] | np.ndarray) -> Importance:
         """I(h) of the model without the heads `pruned`, which come out as 0; one backward pass."""
