@@ -49,11 +49,14 @@ class Window:
 
 
 def averaged(before: np.ndarray | None, window: Window) -> np.ndarray:
-    """The moving average [H] after a window: the first mean starts it, and four windows halve what was before."""
-    if before is None or not window.n:
-        return window.mean if before is None else before
-    start = np.where(np.isfinite(before), before, window.mean)
-    return start + (window.mean - start) * (1 - 0.5 ** (1 / HALF_LIFE))
+    """The moving average [H] after a window: the first mean starts it, and four windows halve what was before.
+
+    float32, as the run file keeps it, so that a resumed run goes on with the same bits.
+    """
+    if before is not None and not window.n:
+        return before
+    start = window.mean if before is None else np.where(np.isfinite(before), before, window.mean)
+    return (start + (window.mean - start) * (1 - 0.5 ** (1 / HALF_LIFE))).astype(np.float32)
 
 
 class Online:
@@ -124,7 +127,7 @@ class Online:
                 if found is not None:
                     self._sum(*found)
             full = update - self._began >= self.window
-            if full and self._sums is None:
+            if full and not close and self._sums is None:
                 raise ValueError(f"no gradient reached any W_O in {self.window} updates (is the model compiled?)")
             return self.close() if full or close else None
         return None

@@ -7,11 +7,13 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import nn
 from transformers import Trainer
 
+from headdynamics.budget import check_budget
 from headdynamics.curve import TENTHS
 from headdynamics.heads import HeadsError, find_heads, unwrap
 from headdynamics.losses import Loss, cross_entropy, find_labels
@@ -24,9 +26,11 @@ from headdynamics.record.tensorboard import TensorBoardRecorder
 from headdynamics.schedule import Schedule, either, parse, within_first_epoch
 from headdynamics.scores import Score
 
-from .hf_measures import Examples, Metrics, MetricScore, kept_columns, own_score
+from .hf_examples import Examples, length_matters
+from .hf_measures import Metrics, MetricScore, kept_columns, own_score
 
 logger = logging.getLogger("headdynamics")
+BY_BATCH = ("batch", "bertology")  # estimators that depend on how examples are batched
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,10 @@ class Options:
         Default: with `compute_metrics` see `MetricScore.named`, without it `own_score`.
     compute_metrics: as the Trainer's; `attach` takes the Trainer's own.
     loss: `loss(model, batch) -> [B]`, for I(h); default: cross-entropy from logits and labels.
-    estimator, fractions, orders, ablations: see `Observer`.
+    estimator, fractions, orders, ablations: see `Observer`. Examples are sorted by length and trimmed, but not for the
+        estimators `batch` and `bertology`, which depend on the batches, nor for what the Trainer itself evaluates.
+    budget: snapshots stay within this share of training's wall-clock (0.05: 5%), by taking as many of the examples as
+        that buys; the first takes a sixteenth. See `headdynamics.budget`. Default: always all.
     batch_size: default: the Trainer's evaluation batch size.
     eval_dataset: where the examples come from, or the name of one where the Trainer has several. Default: the
         Trainer's evaluation data, which a callback sees only from the first evaluation on, and `attach` at once;
@@ -72,6 +79,7 @@ class Options:
     fractions: Sequence[float] = TENTHS
     orders: Sequence[str] = DEFAULT_ORDERS
     ablations: Sequence[str] = ()
+    budget: float | None = None
     batch_size: int | None = None
     eval_dataset: Any = None
     data_collator: Callable[[list[Any]], Any] | None = None
@@ -84,6 +92,7 @@ class Options:
 
     def __post_init__(self) -> None:
         check_options(self.estimator, self.fractions, self.orders, self.ablations)
+        check_budget(self.budget)
         parse(self.every)
         check_online(self.online_estimator or "example", self.online_window)
         if self.examples < 1 or self.score_examples < 1:
@@ -131,8 +140,11 @@ def observe(
     model = unwrap(seen["model"])
     dataset, collate, source = _data(options, args, model, trainer, seen)
     device, size = next(model.parameters()).device, options.batch_size or args.eval_batch_size
-    batches = Examples(dataset, collate, options.examples, size, options.seed, device)
-    scored = Examples(dataset, collate, options.score_examples, size, options.seed + 1, device)
+    drawn = partial(Examples, dataset, collate, batch_size=size, device=device, nested=options.budget is not None)
+    sortable, metrics = not length_matters(model), options.compute_metrics or getattr(trainer, "compute_metrics", None)
+    own = metrics is None and options.score != "eval_loss"  # else the Trainer's evaluation sees what it always does
+    batches = drawn(options.examples, seed=options.seed, by_length=sortable and options.estimator not in BY_BATCH)
+    scored = drawn(options.score_examples, seed=options.seed + 1, by_length=sortable and own)
     if options.loss is None and not any("start_positions" in batch for batch in batches.batches[:1]):
         find_labels(next(iter(batches), {}))
     loss = options.loss or cross_entropy
@@ -159,6 +171,7 @@ def observe(
         orders=options.orders,
         ablations=options.ablations,
         recorders=_tensorboard(options, args, trainer),
+        budget=options.budget,
         online=online,
         settings=settings,
         framework="transformers",

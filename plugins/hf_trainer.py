@@ -28,7 +28,7 @@ from headdynamics.snapshot import Snapshot
 from headdynamics.stillness import still
 from headdynamics.weights import save_weights
 
-from .hf_measures import as_it_was
+from .hf_examples import as_it_was
 from .hf_online import TrainerOnline, listener
 from .hf_setup import Options, check, observe
 

@@ -97,7 +97,7 @@ class HDF5Recorder:
         """The moving average of online importance as it stands, [head]; None where there is none yet."""
         with h5py_module().File(self.path, "r") as file:
             rows = file.get("online/average")
-            return np.asarray(rows[-1], np.float64) if rows is not None and len(rows) else None
+            return np.asarray(rows[-1]) if rows is not None and len(rows) else None
 
     def write_transfer(self, score: np.ndarray, update: int) -> None:
         """Record /transfer for all rows, [snapshot, fraction]; `update`: of the model that was pruned."""

@@ -10,6 +10,7 @@
 | retained/random_20        | the same, mean of the random orders                              |
 | curve/figure_5            | image: the curve of each snapshot; retained score over training  |
 | stability/with_previous   | Spearman's rank correlation of I(h) with the snapshot before     |
+| online/KIND               | mean I(h) of a kind over a window of training's own steps        |
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from ..curve import Curve
+from ..online import Window
 from ..snapshot import Run, Snapshot
 from ..stacks import stacks
 
@@ -69,6 +71,13 @@ class TensorBoardRecorder:
             agreement = spearmanr(before.mean, snapshot.importance.mean).statistic
             self._writer.add_scalar("stability/with_previous", agreement, snapshot.update)
         self._images(run, snapshot)
+        self._writer.flush()
+
+    def write_window(self, window: Window) -> None:
+        """See `Recorder`."""
+        kinds = self._run.heads.kind if self._run is not None else np.empty(0)
+        for kind in np.unique(kinds):
+            self._writer.add_scalar(f"online/{kind}", float(window.mean[kinds == kind].mean()), window.update)
         self._writer.flush()
 
     def _images(self, run: Run, snapshot: Snapshot) -> None:

@@ -1,0 +1,248 @@
+"""Online importance of the Hugging Face Trainer: the same bits as without, and I(h) of every training batch."""
+
+import logging
+
+import h5py
+import hf_tiny as tiny
+import numpy as np
+import pytest
+import torch
+from hf_tiny import QUIET, HeadDynamicsCallback
+from run_content import content
+from transformers import AlbertConfig, AlbertForSequenceClassification, TrainerCallback, set_seed
+
+import headdynamics as hd
+from headdynamics.losses import per_example, predicts_next
+
+STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+
+
+def albert():
+    set_seed(5)
+    sizes = {"embedding_size": 8, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4}
+    return AlbertForSequenceClassification(
+        AlbertConfig(vocab_size=20, intermediate_size=16, max_position_embeddings=16, hidden_dropout_prob=0.1, **sizes)
+    )
+
+
+def watch(path, **options):
+    return ("attach", path, QUIET | {"online": True, "online_window": 3, "every": None} | options)
+
+
+def windows(path):
+    with h5py.File(path) as file:
+        assert file["window"][:].tolist() == file["online/update"][:].tolist()
+        return {name: file[f"online/{name}"][:] for name in file["online"]} | dict(file["online/mean"].attrs)
+
+
+class GradientNorms(TrainerCallback):
+    """Notes every update's gradients as the optimizer gets them."""
+
+    def __init__(self):
+        self.norms = []
+
+    def on_pre_optimizer_step(self, args, state, control, model, **_):
+        self.norms.append([None if p.grad is None else p.grad.norm().item() for p in model.parameters()])
+
+
+MODELS = {"bert": tiny.bert, "gpt2": tiny.gpt2, "albert": albert}
+SETTINGS = {
+    "plain": ("bert", {}),
+    "checkpointing": ("bert", {"gradient_checkpointing": True}),
+    "reentrant": ("bert", {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}}),
+    "bf16": ("bert", {"bf16": True}),
+    "shared layers": ("albert", {}),
+    "language model": ("gpt2", {"lm": True}),
+}
+
+
+def train(folder, name, online=None, **more):
+    """What a training leaves, with the gradients of each step."""
+    model, settings = SETTINGS[name]
+    noted = GradientNorms()
+    options = watch(folder / "run.h5", online=online, tensorboard=name == "plain") if online else None
+    made = tiny.trainer(folder, options, model=MODELS[model](), callbacks=[noted], **settings | more)
+    made.train()
+    return {**tiny.left(made), "gradients": noted.norms}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_the_same_bits_with_and_without(tmp_path, name):
+    alone = train(tmp_path / "alone", name)
+    for online in (True, "batch"):
+        assert tiny.same(train(tmp_path / str(online), name, online), alone)
+        found = windows(tmp_path / str(online) / "run.h5")
+        assert found["update"].tolist() == [3, 5, 8, 10]
+        assert found["n"].tolist() == ([3, 2, 3, 2] if online == "batch" else [24, 12, 24, 12])
+        assert np.isfinite(found["mean"]).all() and (found["mean"] > 0).all()
+        assert found["estimator"] == ("batch" if online == "batch" else "example") and found["scale"] == "own loss"
+
+
+class WeightsNotingTrainer(tiny.NotingTrainer):
+    """Notes each update's batches, with the weights that they meet."""
+
+    def training_step(self, model, inputs, *rest):
+        weights = {name: value.clone() for name, value in self.model.state_dict().items()}
+        self.met = [*getattr(self, "met", []), (weights, dict(inputs))]
+        return super().training_step(model, inputs, *rest)
+
+
+def wanted(made, estimator="example"):
+    """hd.importance of each update's batches, at its weights and in training mode; nothing listens any more."""
+    model, n = made.model.train(), made.args.gradient_accumulation_steps
+
+    def loss(model, batch):
+        return per_example(model(**batch), batch, predicts_next(model))
+
+    for at in range(0, len(made.met), n):
+        model.load_state_dict(made.met[at][0])
+        yield hd.importance(model, [batch for _, batch in made.met[at : at + n]], loss, estimator)
+
+
+def uneven(rows):
+    """Labels of which unequally many count."""
+    for i, row in enumerate(rows):
+        row["labels"] = [-100] * (i % 6) + row["labels"][i % 6 :]
+    return rows
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("lm", [False, True])
+def test_i_of_every_update(tmp_path, monkeypatch, lm, accumulation):
+    """Without dropout each window of one update is hd.importance of its batches, however the loss was scaled."""
+    monkeypatch.setattr(tiny, "NotingTrainer", WeightsNotingTrainer)
+    if lm:
+        data = tiny.sentences
+        monkeypatch.setattr(tiny, "sentences", lambda *args: uneven(data(*args)))
+    model = tiny.gpt2() if lm else tiny.bert(**STILL)
+    for module in model.modules() if lm else ():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        module.attention_dropout = 0.0 if hasattr(module, "attention_dropout") else None
+    options = watch(tmp_path / "run.h5", online_window=1)
+    made = tiny.trainer(
+        tmp_path, options, model=model, lm=lm, gradient_accumulation_steps=accumulation, num_train_epochs=1, max_steps=4
+    )
+    made.train()
+    found = windows(tmp_path / "run.h5")
+    assert found["update"].tolist() == [1, 2, 3, 4] and found["scale"] == "own loss"
+    for row, want in enumerate(wanted(made)):
+        for name in ("mean", "signed", "stderr"):
+            np.testing.assert_allclose(found[name][row], getattr(want, name), rtol=0, atol=2e-6 * want.mean.max())
+
+
+def test_the_batch_form_of_every_update(tmp_path, monkeypatch):
+    monkeypatch.setattr(tiny, "NotingTrainer", WeightsNotingTrainer)
+    options = watch(tmp_path / "run.h5", online_window=1, online="batch")
+    made = tiny.trainer(tmp_path, options, model=tiny.bert(**STILL), gradient_accumulation_steps=1, max_steps=4)
+    made.train()
+    found = windows(tmp_path / "run.h5")
+    for row, want in enumerate(wanted(made, "batch")):
+        np.testing.assert_allclose(found["mean"][row], want.mean, rtol=0, atol=2e-6 * want.mean.max())
+        np.testing.assert_allclose(found["signed"][row], want.signed, rtol=0, atol=2e-6 * want.mean.max())
+
+
+def test_resumed_windows_are_those_of_the_whole_run(tmp_path):
+    """No gap and no double: windows end before each checkpoint, and the moving average goes on."""
+    whole = tiny.trainer(tmp_path / "whole", watch(tmp_path / "whole.h5"))
+    whole.train()
+    resumed = tiny.trainer(tmp_path / "parts", watch(tmp_path / "parts.h5"))
+    resumed.train()
+    resumed = tiny.trainer(tmp_path / "parts", watch(tmp_path / "parts.h5"))
+    resumed.train(resume_from_checkpoint=str(tmp_path / "parts/checkpoint-5"))
+    assert windows(tmp_path / "whole.h5")["update"].tolist() == [3, 5, 8, 10]
+    assert content(tmp_path / "parts.h5", "checkpoint") == content(tmp_path / "whole.h5", "checkpoint")
+    run = hd.load_run(tmp_path / "parts.h5")
+    assert run.online["mean"].dims == ("window", "head") and run.online["window"].values.tolist() == [3, 5, 8, 10]
+    assert (run.online["mean"].attrs["estimator"], run.online["mean"].attrs["scale"]) == ("example", "own loss")
+
+
+def test_a_callback_keeps_windows_until_it_sees_the_evaluation_data(tmp_path):
+    options = QUIET | {"online": True, "online_window": 2, "every": None}
+    tiny.trainer(tmp_path / "out", HeadDynamicsCallback(tmp_path / "run.h5", **options)).train()
+    assert windows(tmp_path / "run.h5")["update"].tolist() == [2, 4, 5, 7, 9, 10]
+    assert tiny.rows(tmp_path / "run.h5")["update"] == [10]
+
+
+@pytest.mark.parametrize("how", ["label smoothing", "a loss of the user's own"])
+def test_a_loss_that_is_not_the_models_own_is_relative(tmp_path, how, caplog):
+    def own_loss(outputs, labels, num_items_in_batch=None):
+        return 3 * torch.nn.functional.cross_entropy(outputs["logits"], labels)
+
+    made = tiny.trainer(
+        tmp_path, watch(tmp_path / "run.h5"), label_smoothing_factor=0.1 if how == "label smoothing" else 0.0
+    )
+    if how != "label smoothing":
+        made.compute_loss_func = own_loss
+    made.train()
+    assert windows(tmp_path / "run.h5")["scale"] == "relative"
+    assert [r.levelname for r in caplog.records if "online importance is relative" in r.getMessage()] == ["WARNING"]
+
+
+def test_a_compiled_model(tmp_path, caplog):
+    """The batch form has numbers; the other is refused by a sentence, and snapshots go on."""
+    compiled = {"torch_compile": True, "torch_compile_backend": "eager"}
+    plain = tiny.trainer(tmp_path / "plain", None, **compiled)
+    plain.train()
+    made = tiny.trainer(tmp_path / "batch", watch(tmp_path / "batch.h5", online="batch"), **compiled)
+    made.train()
+    assert tiny.same(tiny.left(made), tiny.left(plain))
+    found = windows(tmp_path / "batch.h5")
+    assert (found["mean"] > 0).all() and found["n"].tolist() == [3, 2, 3, 2] and found["scale"] == "own loss"
+    options = watch(tmp_path / "example.h5", strict=False)
+    tiny.trainer(tmp_path / "example", options, num_train_epochs=1, **compiled).train()
+    assert "without online importance: a compiled model does not run our hooks: choose online='batch'" in caplog.text
+    assert tiny.rows(tmp_path / "example.h5")["update"] == [5]
+
+
+def test_data_parallel_is_refused(tmp_path):
+    made = tiny.trainer(tmp_path, watch(tmp_path / "run.h5"))
+    made.args._n_gpu = 2
+    with pytest.raises(hd.HeadsError, match="DataParallel.*torchrun"):
+        made.watch.on_train_begin(made.args, made.state, made.control, model=made.model)
+
+
+def test_a_failure_ends_the_listening_not_the_training(tmp_path, caplog, monkeypatch):
+    from headdynamics.online_sources import Contexts
+
+    def broken(self, weight):
+        raise ArithmeticError("no such weight")
+
+    alone = tiny.trainer(tmp_path / "alone", None)
+    alone.train()
+    with monkeypatch.context() as patch:
+        patch.setattr(Contexts, "collect", broken)
+        made = tiny.trainer(tmp_path / "out", watch(tmp_path / "run.h5", strict=False))
+        made.train()
+        with pytest.raises(ArithmeticError):
+            tiny.trainer(tmp_path / "strict", watch(tmp_path / "strict.h5")).train()
+    assert tiny.same(tiny.left(made), tiny.left(alone))
+    errors = [r.getMessage() for r in caplog.records if r.name == "headdynamics" and r.levelno >= logging.ERROR]
+    assert errors == ["headdynamics: online importance is off: no such weight. Training goes on without it."]
+    assert tiny.rows(tmp_path / "run.h5")["update"] == [10]
+
+
+def test_an_interrupted_training_may_go_on_with_the_same_trainer(tmp_path):
+    """What raised in a step left the taps on; the next training takes them off and listens once."""
+
+    class Interrupted(TrainerCallback):
+        on = True
+
+        def on_substep_end(self, args, state, control, **_):
+            if self.on and state.global_step == 2:
+                raise KeyboardInterrupt
+
+    stop = Interrupted()
+    made = tiny.trainer(tmp_path, watch(tmp_path / "run.h5"), callbacks=[stop], num_train_epochs=1)
+    with pytest.raises(KeyboardInterrupt):
+        made.train()
+    stop.on = False
+    made.train()
+    assert windows(tmp_path / "run.h5")["n"].tolist() == [24, 12]
+    assert not any(m._forward_pre_hooks or m._forward_hooks for m in made.model.modules())
+
+
+@pytest.mark.parametrize("options", [{"online": "token"}, {"online": True, "online_window": 0}])
+def test_options_that_make_no_sense(options):
+    with pytest.raises(ValueError, match="online"):
+        HeadDynamicsCallback(**options)
