@@ -20,7 +20,7 @@ from headdynamics.heads import unwrap
 from headdynamics.stillness import still
 from headdynamics.watching import Arrivals, measure_arriving
 
-from .hf_measures import as_it_was
+from .hf_examples import as_it_was
 from .hf_setup import Options, observe
 
 logger = logging.getLogger("headdynamics")
@@ -58,7 +58,7 @@ def backfill(
         RunFileError: the run file cannot be written.
 
     """
-    chosen_options = Options(**{"tensorboard": False} | options)
+    chosen_options = Options(**{"tensorboard": False} | options | {"budget": None})  # there is no training to share
     if trainer.args.world_size > 1:
         raise ValueError("backfill measures in one process: start it without torchrun or accelerate launch")
     given = trainer.args.output_dir if checkpoints is None else checkpoints

@@ -1,19 +1,13 @@
-"""What the Hugging Face plugin measures with: examples drawn once, and scores by the Trainer's own evaluation."""
+"""What the Hugging Face plugin scores with: the Trainer's own evaluation, or ours example by example."""
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import inspect
-import itertools
-import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate.data_loader import DataLoaderStateMixin
-from accelerate.state import GradientState
 from torch import nn
 from transformers import Trainer
 from transformers.trainer_pt_utils import EvalLoopContainer
@@ -23,91 +17,10 @@ from transformers.utils import find_labels as label_names
 from headdynamics.losses import NoLabelsError, find_labels
 from headdynamics.scores import Score, accuracy, mean_loss, perplexity
 
+from .hf_examples import Examples, as_it_was
+
 Metrics = Callable[[EvalPrediction], Mapping[str, float]]
 LOWER_IS_BETTER = ("loss", "perplexity", "error", "wer", "cer", "ter", "mse", "rmse", "mae")
-
-
-class Examples(DataLoaderStateMixin):
-    """Batches of at most `size` examples of a dataset, drawn by seed and collated once: the same at every visit.
-
-    Once, because a collator may draw (masked language models) or count. The Trainer's evaluation loop takes
-    this for one of accelerate's dataloaders, and drops from the mean loss what the last batch lacks.
-    """
-
-    _drop_last = False
-
-    def __init__(
-        self,
-        dataset: Any,
-        collate: Callable[[list[Any]], Mapping[str, Any]],
-        size: int,
-        batch_size: int,
-        seed: int,
-        device: torch.device,
-    ) -> None:
-        self.batch_size = self.total_batch_size = batch_size
-        self.device, self.gradient_state = device, GradientState()
-        with keeps_its_place(dataset), keeps_its_place(collate):
-            random.seed(seed)
-            np.random.seed(seed)
-            torch.manual_seed(seed)
-            self.dataset = drawn(dataset, size, seed)
-            parts = [self.dataset[i : i + batch_size] for i in range(0, len(self.dataset), batch_size)]
-            self.batches = [dict(collate(part)) for part in parts]
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Batches on the model's device; fresh dicts, because the Trainer takes labels out of them."""
-        self.begin()
-        try:
-            for i, batch in enumerate(self.batches):
-                self.end_of_dataloader = i == len(self.batches) - 1
-                yield {k: v.to(self.device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
-        finally:
-            self.end()
-
-
-def drawn(dataset: Any, size: int, seed: int) -> list[Any]:
-    """At most `size` examples, without replacement and in the dataset's order; the first ones of a stream."""
-    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
-        return list(itertools.islice(dataset, size))
-    total = len(dataset)
-    indices = np.random.default_rng(seed).choice(total, size, replace=False) if size < total else np.arange(total)
-    return [dataset[int(i)] for i in np.sort(indices)]
-
-
-@contextlib.contextmanager
-def as_it_was(*objects: Any) -> Iterator[None]:
-    """Put back every attribute of these objects, whatever happens meanwhile."""
-    before = [(o, dict(vars(o))) for o in objects if hasattr(o, "__dict__")]
-    try:
-        yield
-    finally:
-        for o, attributes in before:
-            vars(o).clear()
-            vars(o).update(attributes)
-
-
-@contextlib.contextmanager
-def keeps_its_place(source: Any) -> Iterator[None]:
-    """A dataset or collator with random generators of its own goes on as if it had not been asked."""
-    parts = [source, getattr(source, "data_collator", None)]  # the Trainer's wrapper holds the real collator
-    streams = [v for part in parts for v in getattr(part, "__dict__", {}).values()]
-    torches = [(g, g.get_state()) for g in streams if isinstance(g, torch.Generator)]
-    numpys = [(g, copy.deepcopy(g.bit_generator.state)) for g in streams if isinstance(g, np.random.Generator)]
-    pythons = [(g, g.getstate()) for g in streams if isinstance(g, random.Random)]
-    try:
-        with as_it_was(*(part for part in parts if part is not None)):
-            yield
-    finally:
-        for g, state in torches:
-            g.set_state(state)
-        for g, state in numpys:
-            g.bit_generator.state = state
-        for g, state in pythons:
-            g.setstate(state)
 
 
 def kept_columns(model: nn.Module, collate: Callable[..., Any], labels: Sequence[str] | None) -> Callable[..., Any]:

@@ -7,7 +7,7 @@ import hf_tiny as tiny
 import numpy as np
 import pytest
 import torch
-from headdynamics.plugins.hf_measures import Examples, drawn
+from headdynamics.plugins.hf_examples import Examples, drawn
 from hf_tiny import QUIET, HeadDynamicsCallback, attach
 from transformers import (
     BartConfig,

@@ -1,0 +1,199 @@
+"""Examples for the Hugging Face plugin: drawn once by seed, collated once, sorted by length and trimmed where asked."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import itertools
+import random
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.data_loader import DataLoaderStateMixin
+from accelerate.state import GradientState
+from torch import nn
+
+from headdynamics.losses import IGNORED, LABELS
+from headdynamics.nested import nested_sizes
+
+#: tensors [B, T] whose last columns say nothing where the mask is 0 and the label is none
+BY_POSITION = (
+    "input_ids", "attention_mask", "token_type_ids", "position_ids", "special_tokens_mask", "global_attention_mask",
+    *LABELS,
+)  # fmt: skip
+
+
+#: model types that compute something else for the same tokens in a batch of another length: convolutions and pooling
+#: reach into the padding, landmarks and blocks are laid out by the length
+LENGTH_MATTERS = frozenset({"big_bird", "bigbird_pegasus", "canine", "convbert", "funnel", "mobilebert"})
+
+
+class Examples(DataLoaderStateMixin):
+    """Batches of at most `size` examples of a dataset, drawn by seed and collated once: the same at every visit.
+
+    Once, because a collator may draw (masked language models) or count. The Trainer's evaluation loop takes
+    this for one of accelerate's dataloaders, and drops from the mean loss what the last batch lacks.
+
+    Without `by_length` the Trainer itself would see the same batches. With it they are sorted by length and trimmed,
+    which saves work and changes no example's numbers; results come back in the order of the draw, by `places`.
+    `nested`: in parts of which the first few may be taken, for a budget (see `headdynamics.nested`); each is sorted
+    by itself.
+    """
+
+    _drop_last = False
+
+    def __init__(
+        self,
+        dataset: Any,
+        collate: Callable[[list[Any]], Mapping[str, Any]],
+        size: int,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        by_length: bool = False,
+        nested: bool = False,
+    ) -> None:
+        self.batch_size = self.total_batch_size = batch_size
+        self.device, self.gradient_state = device, GradientState()
+        with keeps_its_place(dataset), keeps_its_place(collate):
+            random.seed(seed)
+            np.random.seed(seed)
+            torch.manual_seed(seed)
+            found = drawn(dataset, size, seed)
+            order = np.random.default_rng(seed).permutation(len(found)) if nested else range(len(found))
+            self._drawn = [found[i] for i in order]
+            self.sizes = nested_sizes(len(found), batch_size) if nested else (len(found),)
+            self.taken = len(self.sizes)
+            self._rows, self._ends = _batched(self._drawn, self.sizes, batch_size, by_length)
+            batches = [dict(collate([self._drawn[i] for i in rows])) for rows in self._rows]
+        self._batches = [trimmed(batch) for batch in batches] if by_length else batches
+
+    @property
+    def dataset(self) -> list[Any]:
+        """The examples in the order of the draw."""
+        return self._drawn[: self.sizes[self.taken - 1]]
+
+    @property
+    def batches(self) -> list[dict[str, Any]]:
+        """The batches, where they were collated."""
+        return self._batches[: len(self)]
+
+    @property
+    def places(self) -> np.ndarray:
+        """[n]: the place in the draw of each example that iteration gives."""
+        return np.array([place for rows in self._rows[: len(self)] for place in rows], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return self._ends[self.taken - 1]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Batches on the model's device; fresh dicts, because the Trainer takes labels out of them."""
+        self.begin()
+        try:
+            for i, batch in enumerate(self.batches):
+                self.end_of_dataloader = i == len(self) - 1
+                yield {k: v.to(self.device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+        finally:
+            self.end()
+
+
+def _batched(
+    examples: list[Any], sizes: tuple[int, ...], batch_size: int, by_length: bool
+) -> tuple[list[list[int]], list[int]]:
+    """(the examples of each batch, by place; batches up to the end of each part)."""
+    batches: list[list[int]] = []
+    ends = []
+    for start, end in itertools.pairwise((0, *sizes)):
+        places = list(range(start, end))
+        if by_length:
+            places.sort(key=lambda place: length(examples[place]))
+        batches += [places[i : i + batch_size] for i in range(0, len(places), batch_size)]
+        ends.append(len(batches))
+    return batches, ends
+
+
+def length(example: Any) -> int:
+    """What examples are sorted by: real tokens, where a mask tells them, else the longest text, list or vector."""
+    columns = example if isinstance(example, Mapping) else dict(enumerate(example)) if _has_length(example) else {}
+    mask = columns.get("attention_mask")
+    if _has_length(mask) and not any(map(_has_length, mask[:1])):
+        return int(np.asarray(mask).sum())
+    ids = columns.get("input_ids")
+    return len(ids) if _has_length(ids) else max((len(v) for v in columns.values() if _has_length(v)), default=0)
+
+
+def _has_length(value: Any) -> bool:
+    return hasattr(value, "__len__") and getattr(value, "ndim", 1) > 0
+
+
+def trimmed(batch: dict[str, Any]) -> dict[str, Any]:
+    """A batch [B, T] without its last columns that no example needs: masked in every row, and without a label.
+
+    As it is where anything unknown has an axis of T (a mask of pairs, a decoder's input).
+    """
+    mask = batch.get("attention_mask")
+    if not isinstance(mask, torch.Tensor) or mask.dim() != 2:
+        return batch
+    rows, columns = mask.shape
+    needed = 0
+    for name, value in batch.items():
+        if not isinstance(value, torch.Tensor):
+            return batch
+        axes = value.shape[1:] if value.shape[:1] == (rows,) else value.shape
+        if columns not in axes:
+            continue
+        if name not in BY_POSITION or value.shape != mask.shape or value.is_floating_point():
+            return batch
+        if name in LABELS or name.endswith("attention_mask"):
+            used = (value != (IGNORED if name in LABELS else 0)).any(0).nonzero()
+            needed = max(needed, int(used.max()) + 1 if len(used) else 1)
+    names = [name for name in BY_POSITION if name in batch and batch[name].shape == mask.shape]
+    return batch | {name: batch[name][:, :needed].contiguous() for name in names if needed < columns}
+
+
+def length_matters(model: nn.Module) -> bool:
+    """Whether the model computes something else for the same tokens where the batch has another length."""
+    return getattr(getattr(model, "config", None), "model_type", "") in LENGTH_MATTERS
+
+
+def drawn(dataset: Any, size: int, seed: int) -> list[Any]:
+    """At most `size` examples, without replacement and in the dataset's order; the first ones of a stream."""
+    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+        return list(itertools.islice(dataset, size))
+    total = len(dataset)
+    indices = np.random.default_rng(seed).choice(total, size, replace=False) if size < total else np.arange(total)
+    return [dataset[int(i)] for i in np.sort(indices)]
+
+
+@contextlib.contextmanager
+def as_it_was(*objects: Any) -> Iterator[None]:
+    """Put back every attribute of these objects, whatever happens meanwhile."""
+    before = [(o, dict(vars(o))) for o in objects if hasattr(o, "__dict__")]
+    try:
+        yield
+    finally:
+        for o, attributes in before:
+            vars(o).clear()
+            vars(o).update(attributes)
+
+
+@contextlib.contextmanager
+def keeps_its_place(source: Any) -> Iterator[None]:
+    """A dataset or collator with random generators of its own goes on as if it had not been asked."""
+    parts = [source, getattr(source, "data_collator", None)]  # the Trainer's wrapper holds the real collator
+    streams = [v for part in parts for v in getattr(part, "__dict__", {}).values()]
+    torches = [(g, g.get_state()) for g in streams if isinstance(g, torch.Generator)]
+    numpys = [(g, copy.deepcopy(g.bit_generator.state)) for g in streams if isinstance(g, np.random.Generator)]
+    pythons = [(g, g.getstate()) for g in streams if isinstance(g, random.Random)]
+    try:
+        with as_it_was(*(part for part in parts if part is not None)):
+            yield
+    finally:
+        for g, state in torches:
+            g.set_state(state)
+        for g, state in numpys:
+            g.bit_generator.state = state
+        for g, state in pythons:
+            g.setstate(state)
