@@ -25,6 +25,8 @@ _HOME = {
     "Situation": "situation",
     "pruning_curve": "curve",
     "TENTHS": "curve",
+    "find_knee": "knee",
+    "Knee": "knee",
     "ablate": "ablation",
     "Ablation": "ablation",
     "paired_test": "significance",
