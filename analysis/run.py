@@ -32,6 +32,7 @@ class Run:
     importance: xr.Dataset
     curve: xr.Dataset
     orders: xr.Dataset | None = None
+    knee: xr.Dataset | None = None
     ablation_one: xr.Dataset | None = None
     ablation_all_but_one: xr.Dataset | None = None
     online: xr.Dataset | None = None

@@ -51,7 +51,9 @@ def tell_run(console: Console, run: Run) -> None:
     facts.add_row("snapshots", _span(run))
     facts.add_row("pruning orders", escape(", ".join(run.curve["order"].values.tolist())))
     facts.add_row("fractions pruned", ", ".join(f"{p:.3g}" for p in run.curve["fraction"].values))
-    extra = [n for n in ("ablation_one", "ablation_all_but_one", "online", "transfer") if getattr(run, n) is not None]
+    extra = [
+        n for n in ("knee", "ablation_one", "ablation_all_but_one", "online", "transfer") if getattr(run, n) is not None
+    ]
     facts.add_row("also measured", ", ".join(extra) or "nothing else")
     console.print(facts)
     console.print("[bold]signature[/bold] (settings, versions, data)")
@@ -61,6 +63,8 @@ def tell_run(console: Console, run: Run) -> None:
         console.print(f"[yellow]{escape(f'failed at update {update}: {status}')}[/yellow]")
     if run.transfer is not None and len(run.transfer["snapshot"]):
         console.print(_transfer(run))
+    if run.knee is not None and len(run.knee["snapshot"]):
+        console.print(_knees(run))
 
 
 def escape(text: str) -> str:
@@ -140,13 +144,30 @@ def _transfer(run: Run) -> Table:
     )
     for name in ("epoch", "update", *(f"{p:.3g}" for p in run.transfer["fraction"].values)):
         table.add_column(name, justify="right")
-    count = len(run.transfer["snapshot"])
+    _add_rows(table, run, run.transfer["score"].values, ".3f")
+    return table
+
+
+def _knees(run: Run) -> Table:
+    settings = run.signature.get("settings", {})
+    asked = settings.get("knee", {}) if isinstance(settings, dict) else {}
+    limit = "".join(f", {name} {value}" for name, value in _flat(asked)) if asked else ""
+    title = f"knee{limit}: fraction of heads that may go, and the unpruned {run.attrs['metric']}"
+    table = Table(title=escape(title), title_justify="left")
+    for name in ("epoch", "update", str(run.attrs["metric"]), *run.knee["order"].values.tolist()):
+        table.add_column(escape(name), justify="right")
+    _add_rows(table, run, np.c_[run.snapshots["score"].values, run.knee["fraction"].values], ".3f")
+    return table
+
+
+def _add_rows(table: Table, run: Run, values: np.ndarray, form: str) -> None:
+    """Epoch, update and `values` [S, columns] of each snapshot; of very many only some."""
+    count = len(values)
     picked = range(count) if count <= ROWS else np.unique(np.linspace(0, count - 1, ROWS).round().astype(int))
     for row in picked:
         at = run.snapshots.isel(snapshot=row)
-        numbers = (_number(score, ".3f") for score in run.transfer["score"].values[row])
+        numbers = (_number(value, form) for value in values[row])
         table.add_row(_number(round(float(at["epoch"]), 3), "g"), str(int(at["update"])), *numbers)
-    return table
 
 
 def _left_out(found: Settling) -> list[str]:

@@ -28,6 +28,7 @@ from .keep import without_first
 from .scores import BatchScore, Score, Scores
 from .surgery.lent import removed
 
+KNEE = "knee"  # in the place of fractions
 FEWEST = 10  # examples that the heads have to change before an early look may decide
 
 

@@ -23,6 +23,7 @@ from .budget import Budget, check_budget
 from .curve import TENTHS, Curve, pruning_curves
 from .estimators import ESTIMATORS, Importance, Positions, importance, token_positions
 from .heads import Heads, find_heads, unwrap
+from .knee import KNEE, Knee, check_knee, find_knees
 from .losses import Loss, cross_entropy
 from .nested import Parts, in_parts
 from .online import Online, Window, averaged
@@ -48,12 +49,13 @@ class Observer:
         score: a `Score`, or a plain function of the model that returns a float; default: the mean loss.
         loss: `loss(model, batch) -> [B]`; default: cross-entropy from logits and labels.
         estimator: see `estimators`.
-        fractions: pruned fractions of the curve, ascending.
+        fractions: pruned fractions of the curve, ascending; or "knee": no curve, but the knee of each order.
         orders: names of pruning orders: see `orders.ORDERS`. Most need no pass over the examples, or a few; those
             that search say what they cost.
         ablations: "one" and "all-but-one": H + 1 more scores each, with paired tests; see `ablation`. Default: none.
         recorders: further destinations.
         still_too: modules beside the model that a snapshot might change (a criterion).
+        knee_tolerance, knee_confidence: see `knee.find_knee`.
         budget: snapshots stay within this share of training's wall-clock (0.05: 5%), by taking as many examples as that
             buys; see `budget`. Their numbers are those of a random subset. Default: always all.
         online: what measures training's own steps; its windows come here by `window`. See `plugins.torch_loop`.
@@ -78,9 +80,11 @@ class Observer:
         score: Score | Callable[[nn.Module], float] | None = None,
         loss: Loss = cross_entropy,
         estimator: str = "example",
-        fractions: Sequence[float] = TENTHS,
+        fractions: Sequence[float] | str = TENTHS,
         orders: Sequence[str] = DEFAULT_ORDERS,
         ablations: Sequence[str] = (),
+        knee_tolerance: float = 0.01,
+        knee_confidence: float = 0.95,
         recorders: Sequence[Recorder] = (),
         positions: Positions = token_positions,
         heads: Heads | None = None,
@@ -97,7 +101,9 @@ class Observer:
         if budget is not None:
             batches = in_parts(batches)
             score = replace(score, batches=in_parts(score.batches)) if isinstance(score, BatchScore) else score
-        fractions = tuple(map(float, fractions))  # 0 and 0.0 are one signature
+        check_knee(knee_tolerance, knee_confidence)
+        self.knee = (knee_tolerance, knee_confidence) if fractions == KNEE else None
+        fractions = (0.0,) if fractions == KNEE else tuple(map(float, fractions))  # 0 and 0.0 are one signature
         self.model, self.batches, self.loss, self.positions = unwrap(model), batches, loss, positions
         self.score: Any = score or mean_loss(batches, loss)
         self.strict, self.still_too, self.ablations = strict, tuple(still_too), tuple(ablations)
@@ -107,6 +113,8 @@ class Observer:
             settings = {"estimator": estimator, "fractions": fractions, "orders": orders, **(settings or {})}
             if ablations:  # a run without any keeps the hash that it had before there were any
                 settings["ablations"] = sorted(ablations)
+            if self.knee:
+                settings["knee"] = {"tolerance": knee_tolerance, "confidence": knee_confidence}
             if online is not None:
                 settings["online"] = {"estimator": online.estimator, "window": online.window}
             if budget is not None:
@@ -175,9 +183,9 @@ class Observer:
             if load is not None:
                 load(self.model)
             with still(self.model, *self.still_too):
-                found, curves, ablations = self._measure()
+                found, curves, ablations, knees = self._measure()
             seconds = time.perf_counter() - began
-            taken = Snapshot(update, epoch, seconds, OK, found, curves, checkpoint, ablations)
+            taken = Snapshot(update, epoch, seconds, OK, found, curves, checkpoint, ablations, knees)
             self._warn_of_nan(taken)
         except Exception as error:
             if self.strict:
@@ -193,7 +201,7 @@ class Observer:
             self._average = averaged(self._average, found)
             self._record("write_window", replace(found, average=self._average))
 
-    def _measure(self) -> tuple[Importance, dict[str, Curve], dict[str, Ablation]]:
+    def _measure(self) -> tuple[Importance, dict[str, Curve], dict[str, Ablation], dict[str, Knee]]:
         found = importance(
             self.model, self.batches, self.loss, self.run.estimator, heads=self.heads, positions=self.positions
         )
@@ -201,7 +209,9 @@ class Observer:
         situation = Situation(self.model, self.heads, self.batches, found, everything, self.loss, self.positions)
         orders = {name: make_order(name, situation) for name in self.run.orders}
         curves = pruning_curves(self.model, orders, self.score, self.run.fractions, heads=self.heads)
-        return found, curves, {what: ablate(self.model, self.score, what, heads=self.heads) for what in self.ablations}
+        knees = find_knees(self.model, orders, self.score, *self.knee, heads=self.heads) if self.knee else {}
+        ablations = {what: ablate(self.model, self.score, what, heads=self.heads) for what in self.ablations}
+        return found, curves, ablations, knees
 
     def _warn_of_nan(self, taken: Snapshot) -> None:
         loss = taken.importance.loss if taken.importance else 0.0
@@ -229,12 +239,15 @@ class Observer:
 
 
 def check_options(
-    estimator: str, fractions: Sequence[float], orders: Sequence[str], ablations: Sequence[str] = ()
+    estimator: str, fractions: Sequence[float] | str, orders: Sequence[str], ablations: Sequence[str] = ()
 ) -> None:
     """ValueError where an option makes no sense, before any work."""
     if estimator not in ESTIMATORS:
         raise ValueError(f"unknown estimator {estimator!r}; there are {', '.join(ESTIMATORS)}")
-    if not fractions or list(fractions) != sorted(set(fractions)) or fractions[0] != 0 or fractions[-1] > 1:
+    if isinstance(fractions, str):
+        if fractions != KNEE:
+            raise ValueError(f"fractions are numbers such as (0, 0.5, 1), or {KNEE!r}, not {fractions!r}")
+    elif not fractions or list(fractions) != sorted(set(fractions)) or fractions[0] != 0 or fractions[-1] > 1:
         raise ValueError(f"fractions begin with 0 (the unpruned score) and ascend to at most 1, not {list(fractions)}")
     check_orders(orders)
     check_ablations(ablations)

@@ -73,6 +73,11 @@ FIELDS = {
     "orders/area_stderr": Field("float64", ("snapshot", "order")),
     "orders/difference": Field("float64", ("snapshot", "order")),  # area - that of importance, over the same heads
     "orders/difference_stderr": Field("float64", ("snapshot", "order")),  # paired: the same resampled examples
+    "knee/fraction": Field("float64", ("snapshot", "order")),  # of the order's heads that may go within the tolerance
+    "knee/score": Field("float64", ("snapshot", "order")),  # without these, on the examples that decided
+    "knee/bound": Field("float64", ("snapshot", "order")),  # upper end of the score lost, at the given confidence
+    "knee/evaluations": Field("int64", ("snapshot", "order")),  # counts of heads that were scored, and the whole model
+    "knee/passes": Field("float64", ("snapshot", "order")),  # what these came to in passes over the examples
     **{
         f"{group}/{name}": Field("float64", ("snapshot", "head"))
         for group in ABLATIONS.values()
@@ -90,7 +95,7 @@ FIELDS = {
 }
 
 #: groups that exist only in runs that measured them; every other group is always there
-OPTIONAL = ("orders/", "ablation/", "online/", "transfer/")
+OPTIONAL = ("orders/", "knee/", "ablation/", "online/", "transfer/")
 
 
 class RunFileError(Exception):

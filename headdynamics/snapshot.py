@@ -19,6 +19,7 @@ from .ablation import Ablation
 from .curve import Curve
 from .estimators import Importance
 from .heads import Heads
+from .knee import Knee
 
 OK = "ok"
 
@@ -35,6 +36,7 @@ class Snapshot:
     curves: Mapping[str, Curve] = field(default_factory=dict)  # order -> curve
     checkpoint: str = ""  # the file that holds these weights; "" where none does
     ablations: Mapping[str, Ablation] = field(default_factory=dict)  # one, all-but-one
+    knees: Mapping[str, Knee] = field(default_factory=dict)  # order -> knee
 
     @property
     def score(self) -> float:

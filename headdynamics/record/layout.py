@@ -21,6 +21,8 @@ from ..snapshot import Run, Snapshot
 CHUNK, ROWS = 1 << 14, 128  # bytes, rows: at most
 GROWING = ("snapshot", "window")  # axes
 
+KNEE_PARTS = tuple(name.removeprefix("knee/") for name in FIELDS if name.startswith("knee/"))
+
 
 def h5py_module() -> Any:
     """The module h5py; RunFileError where it is missing."""
@@ -179,6 +181,8 @@ def _values(file: Any, snapshot: Snapshot) -> dict[str, Any]:
                 getattr(snapshot.curves[o], part) if o in snapshot.curves else missing for o in orders
             ]
         values |= _areas(snapshot.curves, orders)
+        if snapshot.knees:
+            values |= {f"knee/{n}": [getattr(snapshot.knees[o], n) for o in orders] for n in KNEE_PARTS}
     for what, ablation in snapshot.ablations.items():
         values |= _ablated(ABLATIONS[what], ablation)
     return values

@@ -9,6 +9,7 @@
 | retained/importance_20    | score with 20 (40, 60, 80) % of heads gone / unpruned score      |
 | retained/random_20        | the same, mean of the random orders                              |
 | curve/figure_5            | image: the curve of each snapshot; retained score over training  |
+| knee/ORDER                | fraction of heads that may go, where the knee was asked for      |
 | stability/with_previous   | Spearman's rank correlation of I(h) with the snapshot before     |
 | online/KIND               | mean I(h) of a kind over a window of training's own steps        |
 """
@@ -114,6 +115,8 @@ def scalars(run: Run, snapshot: Snapshot) -> Iterator[tuple[str, float]]:
             yield f"importance_by_layer/{stack.title.replace(', ', '-')}-{layer}", float(found.mean[here].mean())
     yield "score/unpruned", snapshot.score
     yield from retained(run, snapshot)
+    for name, knee in snapshot.knees.items():
+        yield f"knee/{name}", knee.fraction
 
 
 def relative(curves: Mapping[str, Curve], share: bool) -> dict[str, np.ndarray]:
@@ -157,7 +160,7 @@ def images(figures: Any, run: Run, taken: Sequence[Snapshot]) -> Iterator[tuple[
     )
     share = run.greater_is_better and all(snapshot.score > 0 for snapshot in taken)  # one axis, one meaning
     curves = [relative(snapshot.curves, share) for snapshot in taken]
-    if "importance" not in run.orders:
+    if "importance" not in run.orders or len(run.fractions) < 2:
         return
     draws = np.stack([c["random"] for c in curves]) if "random" in curves[0] else None  # [S, D, P]
     spread = draws is not None and draws.shape[1] > 1
