@@ -44,7 +44,7 @@ def curves(args: argparse.Namespace) -> int:
 
     out = args.output or Path(f"{args.run.stem}-curves.png")
     check_picture(out)
-    draw_pruning(load_run(args.run)).savefig(out, dpi=150)
+    draw_pruning(load_run(args.run).with_curve()).savefig(out, dpi=150)
     print(out)
     return 0
 
@@ -105,7 +105,7 @@ def orders(args: argparse.Namespace) -> int:
 
     if args.figure is not None:
         check_picture(args.figure)
-    run = load_run(args.run)
+    run = load_run(args.run).with_curve()
     found = compare_orders(run, args.snapshot)
     tell_orders(console(Console), found)
     if args.figure is not None:

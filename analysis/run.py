@@ -8,6 +8,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from headdynamics.schema import RunFileError
+
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
@@ -56,6 +58,16 @@ class Run:
     def usable(self) -> Run:
         """The same run with only those snapshots whose status is "ok"."""
         return self.select(self.snapshots["status"].values == OK)
+
+    def with_curve(self) -> Run:
+        """The run itself.
+
+        Raises:
+            RunFileError: it has no curve, only the unpruned score.
+        """
+        if len(self.curve["fraction"]) < 2:
+            raise RunFileError(f"{self.path} has no pruning curve, only unpruned scores (a knee?): headdynamics show")
+        return self
 
     def select(self, keep: np.ndarray) -> Run:
         """The same run with some snapshots only.

@@ -49,15 +49,18 @@ def test_another_tolerance_is_another_run(tmp_path):
 
 
 def test_on_the_command_line(tmp_path, capsys):
-    _, observer, (first, _) = observed(tmp_path, knee_tolerance=0.3)
+    _, observer, (first, _) = observed(tmp_path)
     assert main(["show", observer.path]) == 0
     told = capsys.readouterr().out
-    assert "knee, tolerance 0.3, confidence 0.95: fraction of heads that may go" in " ".join(told.split())
+    assert "knee, confidence 0.95, tolerance 0.01: fraction of heads that may go" in " ".join(told.split())
     line = next(line for line in told.splitlines() if line.startswith("│ 1") or line.startswith("│     1"))
     cells = [cell.strip() for cell in line.strip("│").split("│")]
     fractions = [first.knees[order].fraction for order in OPTIONS["orders"]]
     assert [float(cell) for cell in cells[3:]] == pytest.approx(fractions, abs=5e-4)
-    assert main(["settle", observer.path]) == 0 and main(["orders", observer.path]) in (0, 2)
+    assert main(["settle", observer.path]) == 0
+    for command in (["orders"], ["curves", "-o", str(tmp_path / "curve.png")]):
+        assert main([*command, observer.path]) == 2
+        assert "has no pruning curve, only unpruned scores" in capsys.readouterr().err
 
 
 def test_in_tensorboard(tmp_path):
