@@ -166,7 +166,7 @@ class _Trial:
             return self.score(self.model)
         part = itertools.islice(self.score.batches, look.batches.start, None, look.batches.step)
         stats.append(replace(self.score, batches=part)(self.model).stats)
-        return self.score.gathered(stats)
+        return _scores(self.score, stats)
 
     def _compared(self, found: Scores | float, unpruned: Scores | float, last: bool) -> tuple[bool | None, float]:
         """(within, beyond or not yet decided; the upper end of what is lost)."""
@@ -189,11 +189,18 @@ def _looks(model: nn.Module, score: Score) -> Iterator[_Look]:
         return
     with torch.no_grad():
         every = [score.measure(model, batch) for batch in score.batches]
+    if not every:
+        score.gathered(every)  # complains
     seen = every[:0]
     for part in (slice(0, None, 4), slice(2, None, 4), slice(1, None, 2)):
         seen = seen + every[part]
-        if every[part] or not every:
-            yield _Look(part, score.gathered(seen), len(seen) / len(every))
+        if every[part]:
+            yield _Look(part, _scores(score, seen), len(seen) / len(every))
+
+
+def _scores(score: BatchScore, stats: list[np.ndarray]) -> Scores:
+    """Of some batches, in the order in which they were measured."""
+    return Scores(np.concatenate(stats).astype(np.float64), score.aggregate)
 
 
 def _draws(scores: Scores) -> np.ndarray:

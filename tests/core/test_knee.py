@@ -186,6 +186,16 @@ def test_an_order_of_some_heads():
     assert hd.find_knee(Model(), np.arange(10, 20), designed.score, 0.9).pruned == 10
 
 
+def test_batches_that_come_in_another_order_than_drawn():
+    class Sorted(list):
+        places = np.arange(80)[::-1]
+
+    designed = Designed(1 + np.linspace(0, 1, HEADS + 1), noise=0.01)
+    expected = hd.find_knee(Model(), np.arange(HEADS), designed.score, 0.3)
+    designed.score = BatchScore("designed", False, Sorted(range(10)), designed.measure, ratio)
+    assert hd.find_knee(Model(), np.arange(HEADS), designed.score, 0.3) == expected
+
+
 def test_an_undefined_score_is_beyond():
     table = np.r_[np.ones(4), np.full(HEADS - 3, np.nan)]
     assert hd.find_knee(Model(), np.arange(HEADS), Designed(table).score, 0.5).pruned == 3
