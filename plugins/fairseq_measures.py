@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import time
 from argparse import Namespace
@@ -16,6 +17,7 @@ from fairseq.data import data_utils
 from fairseq.logging import metrics
 from torch import nn
 
+from headdynamics.nested import nested_sizes
 from headdynamics.scores import BatchScore, Score, ratio
 
 from .sacrebleu_scores import corpus_metric
@@ -27,14 +29,15 @@ class Examples:
     """A seeded draw of a subset's examples, batched as the trainer batches them; the same ones each time.
 
     `n` of 0 takes all that the trainer validates on. Batches are collated once, and moved to the trainer's
-    device when iterated.
+    device when iterated. fairseq sorts by length before it batches. `nested`: in parts of which the first few may be
+    taken, for a budget (see `headdynamics.nested`); each is sorted and batched by itself.
 
     Raises:
         ValueError: the subset does not exist or holds nothing that fits the model.
 
     """
 
-    def __init__(self, trainer: Any, subset: str, n: int, seed: int) -> None:
+    def __init__(self, trainer: Any, subset: str, n: int, seed: int, nested: bool = False) -> None:
         self._trainer = trainer
         dataset = _dataset(trainer.task, subset)
         config = trainer.cfg
@@ -45,22 +48,27 @@ class Examples:
                 indices = trainer.task.filter_indices_by_size(indices, dataset, limits, True)
         if not len(indices):
             raise ValueError(f"subset {subset!r} has no example that fits the model; choose another with --hd-subset")
-        multiple = config.dataset.required_batch_size_multiple
-        if 0 < n < len(indices):
-            multiple = 1  # fairseq drops a last batch that is no multiple; of a draw every example counts
-            drawn = np.random.default_rng(seed).choice(len(indices), n, replace=False)
-            indices = indices[np.sort(drawn)]
-        batches = dataset.batch_by_size(
-            indices,
-            max_tokens=config.dataset.max_tokens_valid,
-            max_sentences=config.dataset.batch_size_valid,
-            required_batch_size_multiple=multiple,
-        )
+        n = n if 0 < n < len(indices) else len(indices)
+        drawing = nested or n < len(indices)
+        drawn = np.random.default_rng(seed).choice(len(indices), n, replace=False) if drawing else np.arange(n)
+        self.sizes = nested_sizes(n) if nested else (n,)
+        self.taken, self._ends = len(self.sizes), list[int]()
+        # fairseq drops a last batch that is no multiple; of a draw every example counts
+        multiple = 1 if drawing else config.dataset.required_batch_size_multiple
+        batches: list[Any] = []
+        for start, end in itertools.pairwise((0, *self.sizes)):
+            batches += dataset.batch_by_size(
+                indices[np.sort(drawn[start:end])],
+                max_tokens=config.dataset.max_tokens_valid,
+                max_sentences=config.dataset.batch_size_valid,
+                required_batch_size_multiple=multiple,
+            )
+            self._ends.append(len(batches))
         with data_utils.numpy_seed(config.common.seed + 1):
             self._batches = [dataset.collater([dataset[i] for i in batch]) for batch in batches]
 
     def __iter__(self) -> Iterator[Any]:
-        for batch in self._batches:
+        for batch in self._batches[: self._ends[self.taken - 1]]:
             yield self._trainer._prepare_sample(batch)[0]
 
 

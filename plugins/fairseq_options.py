@@ -6,6 +6,8 @@ import sys
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from headdynamics.online import WINDOW
+
 
 def _option(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": f"headdynamics: {text}"})
@@ -26,6 +28,14 @@ class HeadDynamicsOptions:
     hd_reduction: str = _option("mean", "an example's loss: mean or sum over its target tokens")
     hd_orders: str = _option("importance,random-1,random-2,random-3", "pruning orders of the curve")
     hd_ablate: str = _option("", "also without each head in turn, with tests: one, all-but-one, or both with a comma")
+    hd_budget: float = _option(
+        0.0, "share of training time that snapshots may take (0.05: 5%), by taking fewer examples; 0: always all"
+    )
+    hd_online: bool = _option(False, "also I(h) of every training step, from training's own backward pass")
+    hd_online_estimator: str = _option(
+        "example", "of --hd-online: example (of each alone), or batch (of the sums over batches: W_O's gradient)"
+    )
+    hd_online_window: int = _option(WINDOW, "updates that make one row of --hd-online")
     hd_file: str = _option("", "run file (default: SAVE_DIR/headdynamics.h5)")
     hd_tensorboard: str = _option(
         "", "TensorBoard folder, or none (default: --tensorboard-logdir, else SAVE_DIR/tensorboard)"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from headdynamics.observer import Observer
+from headdynamics.online import Online
 from headdynamics.record import Recorder
 
 from .fairseq_measures import CriterionLoss, Examples, make_score, token_positions
@@ -13,13 +14,19 @@ from .fairseq_options import HeadDynamicsOptions
 
 
 def observe(
-    options: HeadDynamicsOptions, trainer: Any, path: str, update: int | None, recorders: Sequence[Recorder] = ()
+    options: HeadDynamicsOptions,
+    trainer: Any,
+    path: str,
+    update: int | None,
+    recorders: Sequence[Recorder] = (),
+    online: Online | None = None,
 ) -> Observer:
     """An observer of the trainer's model; call it inside `still` and `still_trainer`. `update`: see `Observer`."""
     dictionary = getattr(trainer.task, "target_dictionary", None) or getattr(trainer.task, "source_dictionary", None)
     pad = dictionary.pad() if dictionary is not None else None
-    batches = Examples(trainer, options.hd_subset, options.hd_examples, options.hd_seed)
-    scored = Examples(trainer, options.hd_subset, options.hd_score_examples, options.hd_seed + 1)
+    nested = options.hd_budget != 0
+    batches = Examples(trainer, options.hd_subset, options.hd_examples, options.hd_seed, nested)
+    scored = Examples(trainer, options.hd_subset, options.hd_score_examples, options.hd_seed + 1, nested)
     return Observer(
         trainer.get_model(),
         path,
@@ -33,6 +40,8 @@ def observe(
         recorders=recorders,
         positions=token_positions(pad) if pad is not None else (lambda sample, kind: None),
         still_too=[trainer.get_criterion()],
+        budget=options.hd_budget or None,
+        online=online,
         settings=_settings(options, trainer),
         framework="fairseq",
         update=update,

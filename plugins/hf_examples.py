@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
+import math
 import random
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -15,7 +16,7 @@ from accelerate.data_loader import DataLoaderStateMixin
 from accelerate.state import GradientState
 from torch import nn
 
-from headdynamics.losses import IGNORED, LABELS
+from headdynamics.losses import IGNORED, LABELS, Loss
 from headdynamics.nested import nested_sizes
 
 #: tensors [B, T] whose last columns say nothing where the mask is 0 and the label is none
@@ -25,9 +26,9 @@ BY_POSITION = (
 )  # fmt: skip
 
 
-#: model types that compute something else for the same tokens in a batch of another length: convolutions and pooling
-#: reach into the padding, landmarks and blocks are laid out by the length
-LENGTH_MATTERS = frozenset({"big_bird", "bigbird_pegasus", "canine", "convbert", "funnel", "mobilebert"})
+#: model types that turn into another model for good where a batch is short
+CHANGED_BY_LENGTH = frozenset({"big_bird", "bigbird_pegasus"})
+Proof = Callable[[dict[str, Any], dict[str, Any]], bool]  # (an example padded, the same without padding): are they one?
 
 
 class Examples(DataLoaderStateMixin):
@@ -36,10 +37,10 @@ class Examples(DataLoaderStateMixin):
     Once, because a collator may draw (masked language models) or count. The Trainer's evaluation loop takes
     this for one of accelerate's dataloaders, and drops from the mean loss what the last batch lacks.
 
-    Without `by_length` the Trainer itself would see the same batches. With it they are sorted by length and trimmed,
-    which saves work and changes no example's numbers; results come back in the order of the draw, by `places`.
-    `nested`: in parts of which the first few may be taken, for a budget (see `headdynamics.nested`); each is sorted
-    by itself.
+    Without `proof` the Trainer itself would see the same batches. With it they are sorted by length and trimmed, which
+    saves work, where the proof says of the shortest example that its padding changes nothing; results come back in the
+    order of the draw, by `places`. `nested`: in parts of which the first few may be taken, for a budget (see
+    `headdynamics.nested`); each is sorted by itself.
     """
 
     _drop_last = False
@@ -52,7 +53,7 @@ class Examples(DataLoaderStateMixin):
         batch_size: int,
         seed: int,
         device: torch.device,
-        by_length: bool = False,
+        proof: Proof | None = None,
         nested: bool = False,
     ) -> None:
         self.batch_size = self.total_batch_size = batch_size
@@ -66,9 +67,20 @@ class Examples(DataLoaderStateMixin):
             self._drawn = [found[i] for i in order]
             self.sizes = nested_sizes(len(found), batch_size) if nested else (len(found),)
             self.taken = len(self.sizes)
+            by_length = proof is not None and self._proved(collate, proof)
             self._rows, self._ends = _batched(self._drawn, self.sizes, batch_size, by_length)
             batches = [dict(collate([self._drawn[i] for i in rows])) for rows in self._rows]
         self._batches = [trimmed(batch) for batch in batches] if by_length else batches
+
+    def _proved(self, collate: Callable[[list[Any]], Mapping[str, Any]], proof: Proof) -> bool:
+        """Ask of the shortest example, beside the longest, whether its padding is nothing; no if nothing can be cut."""
+        extremes = [find(self._drawn, key=length, default=None) for find in (min, max)]
+        pair = dict(collate(extremes)) if self._drawn else {}
+        if not all(isinstance(v, torch.Tensor) and v.shape[:1] == (2,) for v in pair.values()):
+            return False
+        padded = {name: value[:1] for name, value in pair.items()}
+        bare = trimmed(padded)
+        return any(bare[name].shape != padded[name].shape for name in bare) and proof(padded, bare)
 
     @property
     def dataset(self) -> list[Any]:
@@ -153,9 +165,22 @@ def trimmed(batch: dict[str, Any]) -> dict[str, Any]:
     return batch | {name: batch[name][:, :needed].contiguous() for name in names if needed < columns}
 
 
-def length_matters(model: nn.Module) -> bool:
-    """Whether the model computes something else for the same tokens where the batch has another length."""
-    return getattr(getattr(model, "config", None), "model_type", "") in LENGTH_MATTERS
+def padding_is_nothing(model: nn.Module, loss: Loss, padded: dict[str, Any], bare: dict[str, Any]) -> bool:
+    """Whether an example has the same loss without its padding, up to rounding.
+
+    It has not where convolutions, pooling or landmarks reach into the padding, or where the model sees no mask.
+    """
+    if getattr(getattr(model, "config", None), "model_type", "") in CHANGED_BY_LENGTH:
+        return False
+    weight = next(p for p in model.parameters() if p.is_floating_point())
+    rounding = max(1e-4, 10 * torch.finfo(weight.dtype).eps)
+    try:
+        with torch.no_grad():
+            batches = [{k: v.to(weight.device) for k, v in batch.items()} for batch in (padded, bare)]
+            one, other = (float(loss(model, batch).sum()) for batch in batches)
+    except Exception:  # whoever measures will meet it again, and say so
+        return False
+    return math.isclose(one, other, rel_tol=rounding)
 
 
 def drawn(dataset: Any, size: int, seed: int) -> list[Any]:

@@ -26,7 +26,7 @@ from headdynamics.record.tensorboard import TensorBoardRecorder
 from headdynamics.schedule import Schedule, either, parse, within_first_epoch
 from headdynamics.scores import Score
 
-from .hf_examples import Examples, length_matters
+from .hf_examples import Examples, padding_is_nothing
 from .hf_measures import Metrics, MetricScore, kept_columns, own_score
 
 logger = logging.getLogger("headdynamics")
@@ -140,14 +140,14 @@ def observe(
     model = unwrap(seen["model"])
     dataset, collate, source = _data(options, args, model, trainer, seen)
     device, size = next(model.parameters()).device, options.batch_size or args.eval_batch_size
+    loss = options.loss or cross_entropy
     drawn = partial(Examples, dataset, collate, batch_size=size, device=device, nested=options.budget is not None)
-    sortable, metrics = not length_matters(model), options.compute_metrics or getattr(trainer, "compute_metrics", None)
-    own = metrics is None and options.score != "eval_loss"  # else the Trainer's evaluation sees what it always does
-    batches = drawn(options.examples, seed=options.seed, by_length=sortable and options.estimator not in BY_BATCH)
-    scored = drawn(options.score_examples, seed=options.seed + 1, by_length=sortable and own)
+    proof = partial(padding_is_nothing, model, loss)
+    batches = drawn(options.examples, seed=options.seed, proof=None if options.estimator in BY_BATCH else proof)
+    theirs = _metrics(options, trainer) is not None or options.score == "eval_loss"  # sees what it always does
+    scored = drawn(options.score_examples, seed=options.seed + 1, proof=None if theirs else proof)
     if options.loss is None and not any("start_positions" in batch for batch in batches.batches[:1]):
         find_labels(next(iter(batches), {}))
-    loss = options.loss or cross_entropy
     score = _score(options, args, model, scored, trainer)
     settings = {
         "source": source,
@@ -210,8 +210,12 @@ def _chosen(datasets: Any, name: str | None) -> Any:
     return datasets[name]
 
 
+def _metrics(options: Options, trainer: Trainer | None) -> Metrics | None:
+    return options.compute_metrics or getattr(trainer, "compute_metrics", None)
+
+
 def _score(options: Options, args: Any, model: nn.Module, examples: Examples, trainer: Trainer | None) -> Any:
-    metrics = options.compute_metrics or getattr(trainer, "compute_metrics", None)
+    metrics = _metrics(options, trainer)
     alone = trainer if args.world_size == 1 else None  # the Trainer's loop gathers from every rank
     if callable(options.score):
         return options.score
