@@ -1,8 +1,8 @@
 """Observer: the main path. A trainer's event -> a snapshot -> the recorders.
 
-observer = Observer(model, "run.h5", batches=valid, score=hd.accuracy(valid))
-...
-observer.snapshot(update=step, epoch=3)
+    observer = Observer(model, "run.h5", batches=valid, score=hd.accuracy(valid))
+    ...
+    observer.snapshot(update=step, epoch=3)
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from .ablation import Ablation, ablate, check_ablations
-from .budget import Budget, check_budget
-from .curve import TENTHS, Curve, pruning_curves
-from .estimators import ESTIMATORS, Importance, Positions, importance, token_positions
+from .ablation import Ablation, ablate
+from .budget import Budget
+from .curve import Curve, pruning_curves
+from .estimators import Importance, Positions, importance, token_positions
 from .heads import Heads, find_heads, unwrap
-from .knee import KNEE, Knee, check_knee, find_knees
+from .knee import Knee, find_knees
 from .losses import Loss, cross_entropy
 from .nested import Parts, in_parts
 from .online import Online, Window, averaged
-from .orders import DEFAULT_ORDERS, check_orders, make_order
+from .orders import check_orders, make_order
+from .plan import Plan
 from .record import Recorder
 from .record.hdf5 import HDF5Recorder
 from .scores import BatchScore, Score, mean_loss
@@ -48,21 +49,14 @@ class Observer:
         batches: examples for I(h); iterated anew at each snapshot, so a list or a re-iterable.
         score: a `Score`, or a plain function of the model that returns a float; default: the mean loss.
         loss: `loss(model, batch) -> [B]`; default: cross-entropy from logits and labels.
-        estimator: see `estimators`.
-        fractions: pruned fractions of the curve, ascending; or "knee": no curve, but the knee of each order.
-        orders: names of pruning orders: see `orders.ORDERS`. Most need no pass over the examples, or a few; those
-            that search say what they cost.
-        ablations: "one" and "all-but-one": H + 1 more scores each, with paired tests; see `ablation`. Default: none.
         recorders: further destinations.
         still_too: modules beside the model that a snapshot might change (a criterion).
-        knee_tolerance, knee_confidence: see `knee.find_knee`.
-        budget: snapshots stay within this share of training's wall-clock (0.05: 5%), by taking as many examples as that
-            buys; see `budget`. Their numbers are those of a random subset. Default: always all.
         online: what measures training's own steps; its windows come here by `window`. See `plugins.torch_loop`.
         settings: what else makes these numbers what they are; part of the signature.
         update: where training stands; a resumed run drops the rows beyond. None: rows come in any order, and none is
             dropped (backfill).
         strict: raise when a snapshot or a recorder fails, instead of logging it and going on.
+        **measured: estimator, fractions, orders, ablations, budget...: see `Plan`.
 
     Raises:
         HeadsError: the model has no heads that can be read.
@@ -79,47 +73,31 @@ class Observer:
         batches: Iterable[Any],
         score: Score | Callable[[nn.Module], float] | None = None,
         loss: Loss = cross_entropy,
-        estimator: str = "example",
-        fractions: Sequence[float] | str = TENTHS,
-        orders: Sequence[str] = DEFAULT_ORDERS,
-        ablations: Sequence[str] = (),
-        knee_tolerance: float = 0.01,
-        knee_confidence: float = 0.95,
         recorders: Sequence[Recorder] = (),
         positions: Positions = token_positions,
         heads: Heads | None = None,
         still_too: Sequence[nn.Module] = (),
         online: Online | None = None,
-        budget: float | None = None,
         settings: Mapping[str, Any] | None = None,
         framework: str = "torch",
         update: int | None = 0,
         strict: bool = False,
+        **measured: Any,
     ) -> None:
-        check_options(estimator, fractions, orders, ablations)
-        check_budget(budget)
-        if budget is not None:
+        self.plan = plan = Plan(**measured)
+        if plan.budget is not None:
             batches = in_parts(batches)
             score = replace(score, batches=in_parts(score.batches)) if isinstance(score, BatchScore) else score
-        check_knee(knee_tolerance, knee_confidence)
-        self.knee = (knee_tolerance, knee_confidence) if fractions == KNEE else None
-        fractions = (0.0,) if fractions == KNEE else tuple(map(float, fractions))  # 0 and 0.0 are one signature
         self.model, self.batches, self.loss, self.positions = unwrap(model), batches, loss, positions
         self.score: Any = score or mean_loss(batches, loss)
-        self.strict, self.still_too, self.ablations = strict, tuple(still_too), tuple(ablations)
+        self.strict, self.still_too = strict, tuple(still_too)
         with still(self.model, *self.still_too):
             probe = next(iter(batches), None)
             self.heads = heads or find_heads(self.model, probe if isinstance(probe, Mapping) else None)
-            settings = {"estimator": estimator, "fractions": fractions, "orders": orders, **(settings or {})}
-            if ablations:  # a run without any keeps the hash that it had before there were any
-                settings["ablations"] = sorted(ablations)
-            if self.knee:
-                settings["knee"] = {"tolerance": knee_tolerance, "confidence": knee_confidence}
+            settings = {**plan.settings(), **(settings or {})}
             if online is not None:
                 settings["online"] = {"estimator": online.estimator, "window": online.window}
-            if budget is not None:
-                settings["budget"] = budget
-            check_orders(orders, self.heads)
+            check_orders(plan.orders, self.heads)
             scored = scored_examples(self.score)
             signed = signature(self.model, self.heads, batches, settings, scored)
         self.run = Run(
@@ -128,9 +106,9 @@ class Observer:
             type(self.model).__name__,
             getattr(self.score, "name", getattr(self.score, "__name__", "score")),
             bool(getattr(self.score, "greater_is_better", True)),
-            estimator,
-            fractions,
-            tuple(orders),
+            plan.estimator,
+            plan.curve,
+            tuple(plan.orders),
             signed,
         )
         self.online, self._average = online, None
@@ -144,7 +122,7 @@ class Observer:
             self.recorders.append(file)
         for recorder in recorders:
             self._start(recorder, update)
-        self.budget = None if budget is None else Budget(budget, [e for e in (batches, scored) if isinstance(e, Parts)])
+        self.budget = plan.budget and Budget(plan.budget, [e for e in (batches, scored) if isinstance(e, Parts)])
 
     def _start(self, recorder: Recorder, update: int | None) -> None:
         try:
@@ -172,7 +150,7 @@ class Observer:
             raise ValueError("say where training stands: snapshot(update=...) or snapshot(epoch=...)")
         update = int(epoch or 0) if update is None else update
         epoch = float("nan") if epoch is None else float(epoch)
-        with contextlib.nullcontext() if self.budget is None else self.budget.visit():
+        with self.budget.visit() if self.budget else contextlib.nullcontext():
             taken = self._visit(update, epoch, checkpoint, load)
             self._record("write", taken)
         return taken
@@ -202,15 +180,16 @@ class Observer:
             self._record("write_window", replace(found, average=self._average))
 
     def _measure(self) -> tuple[Importance, dict[str, Curve], dict[str, Ablation], dict[str, Knee]]:
+        plan = self.plan
         found = importance(
-            self.model, self.batches, self.loss, self.run.estimator, heads=self.heads, positions=self.positions
+            self.model, self.batches, self.loss, plan.estimator, heads=self.heads, positions=self.positions
         )
         everything = np.arange(len(self.heads))
         situation = Situation(self.model, self.heads, self.batches, found, everything, self.loss, self.positions)
         orders = {name: make_order(name, situation) for name in self.run.orders}
         curves = pruning_curves(self.model, orders, self.score, self.run.fractions, heads=self.heads)
-        knees = find_knees(self.model, orders, self.score, *self.knee, heads=self.heads) if self.knee else {}
-        ablations = {what: ablate(self.model, self.score, what, heads=self.heads) for what in self.ablations}
+        knees = find_knees(self.model, orders, self.score, *plan.knee, heads=self.heads) if plan.knee else {}
+        ablations = {what: ablate(self.model, self.score, what, heads=self.heads) for what in plan.ablations}
         return found, curves, ablations, knees
 
     def _warn_of_nan(self, taken: Snapshot) -> None:
@@ -237,17 +216,3 @@ class Observer:
             with contextlib.suppress(Exception):
                 recorder.close()
 
-
-def check_options(
-    estimator: str, fractions: Sequence[float] | str, orders: Sequence[str], ablations: Sequence[str] = ()
-) -> None:
-    """ValueError where an option makes no sense, before any work."""
-    if estimator not in ESTIMATORS:
-        raise ValueError(f"unknown estimator {estimator!r}; there are {', '.join(ESTIMATORS)}")
-    if isinstance(fractions, str):
-        if fractions != KNEE:
-            raise ValueError(f"fractions are numbers such as (0, 0.5, 1), or {KNEE!r}, not {fractions!r}")
-    elif not fractions or list(fractions) != sorted(set(fractions)) or fractions[0] != 0 or fractions[-1] > 1:
-        raise ValueError(f"fractions begin with 0 (the unpruned score) and ascend to at most 1, not {list(fractions)}")
-    check_orders(orders)
-    check_ablations(ablations)

@@ -13,14 +13,12 @@ from typing import Any
 from torch import nn
 from transformers import Trainer
 
-from headdynamics.budget import check_budget
-from headdynamics.curve import TENTHS
 from headdynamics.heads import HeadsError, find_heads, unwrap
 from headdynamics.losses import Loss, cross_entropy, find_labels
-from headdynamics.observer import Observer, check_options
+from headdynamics.observer import Observer
 from headdynamics.online import WINDOW, Online
 from headdynamics.online import check_options as check_online
-from headdynamics.orders import DEFAULT_ORDERS
+from headdynamics.plan import Plan
 from headdynamics.record import Recorder
 from headdynamics.record.tensorboard import TensorBoardRecorder
 from headdynamics.schedule import Schedule, either, parse, within_first_epoch
@@ -34,22 +32,20 @@ BY_BATCH = ("batch", "bertology")  # estimators that depend on how examples are 
 
 
 @dataclass(frozen=True)
-class Options:
-    """What a user may choose.
+class Options(Plan):
+    """What a user may choose: all that a `Plan` has, and when, on what and to where.
 
     every: "epoch", "log", a number of updates, a schedule function, or None: only at the end of training.
     early: also at 1/8, 1/4 and 1/2 of the first epoch.
-    examples: how many examples I(h) is estimated from; drawn once by `seed`, all where there are fewer.
+    examples: how many examples I(h) is estimated from; drawn once by `seed`, all where there are fewer. They are sorted
+        by length and trimmed, but not for the estimators `batch` and `bertology`, which depend on the batches, nor for
+        what the Trainer itself evaluates.
     score_examples: the same for the score.
     score: a `Score` or function of the model; or a name: a number of `compute_metrics`, or without it `accuracy`,
         `loss` or `perplexity` per example, with error bars; `eval_loss` is the Trainer's own, to the last digit.
         Default: with `compute_metrics` see `MetricScore.named`, without it `own_score`.
     compute_metrics: as the Trainer's; `attach` takes the Trainer's own.
     loss: `loss(model, batch) -> [B]`, for I(h); default: cross-entropy from logits and labels.
-    estimator, fractions, orders, ablations: see `Observer`. Examples are sorted by length and trimmed, but not for the
-        estimators `batch` and `bertology`, which depend on the batches, nor for what the Trainer itself evaluates.
-    budget: snapshots stay within this share of training's wall-clock (0.05: 5%), by taking as many of the examples as
-        that buys; the first takes a sixteenth. See `headdynamics.budget`. Default: always all.
     batch_size: default: the Trainer's evaluation batch size.
     eval_dataset: where the examples come from, or the name of one where the Trainer has several. Default: the
         Trainer's evaluation data, which a callback sees only from the first evaluation on, and `attach` at once;
@@ -75,11 +71,6 @@ class Options:
     score: str | Score | Callable[[nn.Module], float] | None = None
     compute_metrics: Metrics | None = None
     loss: Loss | None = None
-    estimator: str = "example"
-    fractions: Sequence[float] = TENTHS
-    orders: Sequence[str] = DEFAULT_ORDERS
-    ablations: Sequence[str] = ()
-    budget: float | None = None
     batch_size: int | None = None
     eval_dataset: Any = None
     data_collator: Callable[[list[Any]], Any] | None = None
@@ -91,8 +82,7 @@ class Options:
     strict: bool = False
 
     def __post_init__(self) -> None:
-        check_options(self.estimator, self.fractions, self.orders, self.ablations)
-        check_budget(self.budget)
+        super().__post_init__()
         parse(self.every)
         check_online(self.online_estimator or "example", self.online_window)
         if self.examples < 1 or self.score_examples < 1:
@@ -166,17 +156,13 @@ def observe(
         batches=batches,
         score=score,
         loss=loss,
-        estimator=options.estimator,
-        fractions=options.fractions,
-        orders=options.orders,
-        ablations=options.ablations,
         recorders=_tensorboard(options, args, trainer),
-        budget=options.budget,
         online=online,
         settings=settings,
         framework="transformers",
         update=update,
         strict=options.strict,
+        **options.chosen(),
     )
 
 
