@@ -27,6 +27,7 @@ from headdynamics.stillness import still
 from headdynamics.weights import save_weights
 
 from .fairseq_measures import still_trainer
+from .fairseq_online import listener
 from .fairseq_options import HeadDynamicsOptions, add_to_fairseq, own_user_dir, read
 from .fairseq_setup import observe
 
@@ -120,7 +121,12 @@ class FairseqWatch:
         self.file = options.hd_file or os.path.join(cfg.checkpoint.save_dir, "headdynamics.h5")
         self.last = -1
         with still(trainer.get_model(), trainer.get_criterion()), still_trainer(trainer):
-            self.observer = observe(options, trainer, self.file, trainer.get_num_updates(), self._tensorboard())
+            listens = listener(options, trainer)
+            self.online = listens.online if listens is not None else None
+            updates = trainer.get_num_updates()
+            self.observer = observe(options, trainer, self.file, updates, self._tensorboard(), self.online)
+            if listens is not None:
+                listens.start(self.observer.model, next(iter(self.observer.batches)))
         kinds, counts = np.unique(self.observer.heads.kind, return_counts=True)
         logger.info(
             "headdynamics watches %d heads (%s); run file %s",
@@ -142,13 +148,22 @@ class FairseqWatch:
         """Measure now if it is time, so that a row stands before its checkpoint does."""
         moment = self._moment(epoch_itr, end_of_epoch)
         last = end_of_epoch and epoch_itr.epoch >= (self.cfg.optimization.max_epoch or math.inf)
+        every = self.cfg.checkpoint.save_interval_updates
+        self._listened(moment, end_of_epoch or self._stops_now() or (every > 0 and moment.update % every == 0))
         if self.schedule(moment) or last or self._stops_now():
             self._snapshot(moment)
 
     def after_saving(self, epoch_itr: Any, stop: bool, end_of_epoch: bool) -> None:
         """An early stop by validation loss is known only now."""
         if stop:
-            self._snapshot(self._moment(epoch_itr, end_of_epoch))
+            moment = self._moment(epoch_itr, end_of_epoch)
+            self._listened(moment, close=True)
+            self._snapshot(moment)
+
+    def _listened(self, moment: Moment, close: bool) -> None:
+        """A window of online importance may be full; `close` where a checkpoint comes, so that a resume has no gap."""
+        if self.online is not None:
+            self.observer.window(self.online.step(moment.update, close))
 
     def _stops_now(self) -> bool:
         limit = self.cfg.optimization

@@ -1,0 +1,106 @@
+"""Online importance on real fairseq-train processes: the same bits, I(h) of every batch, no gap and no double."""
+
+import re
+
+import fairseq_tiny as tiny
+import h5py
+import numpy as np
+import pytest
+from fairseq_tiny import checkpoint
+from test_fairseq_resumed import assert_same, train_steps
+
+import headdynamics as hd
+
+ONLINE = ["--hd-online", "--hd-online-window", "3", "--hd-every", "never", "--hd-strict"]
+NO_DROPOUT = ["--dropout", "0", "--attention-dropout", "0"]
+
+
+def windows(path):
+    with h5py.File(path) as file:
+        assert file["window"][:].tolist() == file["online/update"][:].tolist()
+        return {name: file[f"online/{name}"][:] for name in file["online"]} | dict(file["online/mean"].attrs)
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """Two epochs of updates of two batches each: alone, and listened to in both forms; folder and logs."""
+    folder, logs = tmp_path_factory.mktemp("online"), {}
+    for name in ("alone", "example", "batch"):
+        ours = [*ONLINE, "--hd-online-estimator", name] if name != "alone" else []
+        words = ["--max-epoch", "2", "--update-freq", "2", *ours]
+        logs[name] = tiny.run(tiny.command(data, folder / name, *words, watched=name != "alone"))
+    return folder, logs
+
+
+@pytest.mark.parametrize("form", ["example", "batch"])
+def test_the_same_bits_with_and_without(whole, form):
+    folder, logs = whole
+    alone, listened = checkpoint(folder / "alone"), checkpoint(folder / form)
+    for part in ("model", "last_optimizer_state"):
+        assert_same(alone[part], listened[part], part)
+    assert_same(alone["extra_state"]["train_iterator"], listened["extra_state"]["train_iterator"], "data order")
+    steps = train_steps(logs["alone"])
+    assert len(steps) == 10 and steps == train_steps(logs[form])
+    found = windows(folder / form / "headdynamics.h5")
+    assert found["update"].tolist() == [3, 5, 8, 10]
+    assert found["n"].sum() == (2 * 296 if form == "example" else 10) and not found["skipped"].any()
+    assert np.isfinite(found["mean"]).all() and (found["mean"] > 0).all() and found["scale"] == "own loss"
+
+
+def test_a_resumed_run_goes_on_without_a_gap_or_a_double(whole, data, tmp_path):
+    """Stopped amid an epoch, at an update that no window ends at: the checkpoint's end is one, and so is the average's.
+
+    (What fairseq trains after a resume is not what it would have trained.)
+    """
+    for updates in ("4", "10"):
+        words = ["--max-epoch", "2", "--max-update", updates, "--update-freq", "2", *ONLINE]
+        tiny.run(tiny.command(data, tmp_path, *words))
+    want, found = windows(whole[0] / "example/headdynamics.h5"), windows(tmp_path / "headdynamics.h5")
+    assert found["update"].tolist() == [3, 4, 5, 8, 10] and found["n"].sum() == want["n"].sum()
+    np.testing.assert_array_equal(found["mean"][0], want["mean"][0])
+    share = 1 - 0.5**0.25
+    average = found["mean"][0].astype(float)
+    for mean, row in zip(found["mean"], found["average"], strict=True):
+        average = average + (mean - average) * share
+        np.testing.assert_allclose(row, average, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("reduction", "update_freq"), [("mean", "1"), ("sum", "2")])
+def test_i_of_an_update(data, tmp_path, reduction, update_freq):
+    """With all training sentences in one update, its window is the snapshot's I(h) of them, at the same weights.
+
+    A learning rate of nothing keeps the weights; two updates, so that the second has those that the first left.
+    """
+    examples = ["--hd-subset", "train", "--hd-examples", "300", "--hd-online-window", "1", "--hd-reduction", reduction]
+    one = ["--max-tokens", "9999" if update_freq == "1" else "1600", "--update-freq", update_freq, "--max-update", "2"]
+    one += ["--required-batch-size-multiple", "1"]
+    tiny.run(tiny.command(data, tmp_path, *ONLINE, *examples, *one, *NO_DROPOUT, "--lr", "1e-30"))
+    run, found = hd.load_run(tmp_path / "headdynamics.h5"), windows(tmp_path / "headdynamics.h5")
+    assert found["n"].tolist() == [300, 300] and run.snapshots["n_importance"].values.tolist() == [300]
+    for name in ("mean", "signed", "stderr"):
+        want = run.importance[name].values[-1]
+        np.testing.assert_allclose(found[name][1], want, rtol=0, atol=3e-6 * run.importance["mean"].values.max())
+
+
+def test_tensorboard(whole):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder, logs = whole
+    assert "online" not in re.sub(r"hd[-_]online", "", logs["example"].split("headdynamics watches")[1])
+    events = EventAccumulator(str(folder / "example/tensorboard/headdynamics")).Reload()
+    found = windows(folder / "example/headdynamics.h5")
+    with h5py.File(folder / "example/headdynamics.h5") as file:
+        kind = file["heads/kind"].asstr()[:]
+    for name in ("encoder", "decoder", "cross"):
+        shown = {event.step: event.value for event in events.Scalars(f"online/{name}")}
+        wanted = dict(zip([3, 5, 8, 10], found["mean"][:, kind == name].mean(1), strict=True))
+        assert shown == pytest.approx(wanted, rel=1e-5)
+
+
+def test_what_cannot_be_measured_is_said_and_snapshots_go_on(data, tmp_path):
+    words = [word for word in ONLINE if word != "--hd-strict"]
+    log = tiny.run(tiny.command(data, tmp_path, "--max-update", "3", *words, "--hd-online-estimator", "token"))
+    assert "goes on without online importance: online importance has no estimator 'token'" in log
+    assert "done training" in log
+    with h5py.File(tmp_path / "headdynamics.h5") as file:
+        assert file["snapshot"][:].tolist() == [3] and "online" not in file
