@@ -1,6 +1,7 @@
 # make demo    train two small models on real data with the instrument attached, about 10 minutes on 2 cores
 # make test    lint, types and the test suite
 # make results   the paper's tables and figures again, from real runs: two hours (results/README.md)
+# make bench   what looking costs: every benchmark, into benchmarks/results.md, about 15 minutes on 2 quiet cores
 # make coverage  which of transformers' model types it works on (docs/coverage.md)
 # Every target sets up .venv by itself, once; python3 must be 3.11 or 3.12 (PYTHON=python3.12 make test).
 
@@ -9,13 +10,16 @@ EPOCHS ?= 3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test coverage lint setup clean
+.PHONY: demo test bench coverage lint setup clean
 
 demo: setup
 	$(BIN)/python examples/demo.py --epochs $(EPOCHS) $(if $(FRESH),--fresh)
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+bench: setup
+	$(BIN)/python benchmarks/report.py $(ONLY)
 
 results: setup
 	$(MAKE) -C results
