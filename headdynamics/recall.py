@@ -1,7 +1,7 @@
 """Memory: what modules computed for one batch, to be had again under other masks.
 
-What a model's stacks, layers and attention modules return under the first mask is remembered. Under another mask a
-call is answered from memory where all of this holds:
+What a model's stacks, layers and attention modules return under the first mask is remembered, and what stands before
+them (embeddings). Under another mask a call is answered from memory where all of this holds:
 
 - no mask differs at a gate that fired inside that call; or it is an attention module, and only its own differs: then
   only what comes after its gate is done again (`replay`);
@@ -10,8 +10,8 @@ call is answered from memory where all of this holds:
 
 Nothing is assumed of a model's layers: what does not fit simply runs. Calls are never remembered that take what they
 may change (a cache, a dict), that changed an attribute, a weight or a buffer, that run with gradients or in training
-mode, or that contain a module with somebody else's hooks, which would miss it. All of this is for passes that are
-alike but for the mask: one model, one batch, one setting.
+mode, or that contain a module with somebody else's hooks, which would miss it (transformers hooks a model once its
+hidden states were asked for). All of this is for passes that are alike but for the mask: one model, batch and setting.
 """
 
 from __future__ import annotations
@@ -76,12 +76,13 @@ class Memory:
         """Multiply heads by `keep` from here on, as `masked` does."""
         self._multipliers = multipliers(self.heads, keep)
         pieces = keep.split(self.heads.sizes, dim=-1)
-        self.recording = not self._first
+        self.recording, self.begun = not self._first, False
         self._first = self._first or pieces
         self.changed = {i for i, (a, b) in enumerate(zip(self._first, pieces, strict=True)) if not torch.equal(a, b)}
 
     def _gate(self, index: int, context: torch.Tensor) -> torch.Tensor:
         found = self._multipliers[index](context)
+        self.begun = True
         for call in self.open:
             call.fired.append(index)
         inner = self.open[-1] if self.open else None
@@ -103,21 +104,21 @@ class Memory:
                     return [call.tail.again(self._multipliers[call.fired[0]](call.tail.context))]
         return []
 
-    def remember(self, call: Call, run: Callable[[], Any]) -> Any:
-        """Run a call and keep it, where nothing but what it returns shows that it ran."""
+    def remember(self, call: Call, forward: Callable[..., Any]) -> Any:
+        """Run a call and keep it where nothing but what it returns shows that it ran."""
         parts = list(call.module.modules())
         before = [_attributes(part) for part in parts]
         call.watch(leaves(call.inputs))
         call.watch(tensor for part in parts for tensor in (*part._parameters.values(), *part._buffers.values()))
         self.open.append(call)
         try:
-            output = run()
+            output = forward(*call.inputs[0], **dict(call.inputs[1]))
         finally:
             self.open.pop()
             if call.tail:
                 call.tail.__exit__(None, None, None)
         call.output = mapped(output, lambda leaf: leaf)
-        if call.holds() and all(map(_fits, leaves(output))) and all(map(_unchanged, parts, before)):
+        if all(map(_fits, leaves(output))) and all(map(_unchanged, parts, before)):
             if call.tail and not call.tail.finish(output):
                 call.tail = None
             call.watch(leaves(output))
@@ -126,24 +127,29 @@ class Memory:
 
 
 class Remembering:
-    """Stands in for a module's `forward`. `constant`: ids of the hooks that are the same under every mask."""
+    """Stands in for a module's `forward`.
 
-    def __init__(self, memory: Memory, module: nn.Module, constant: frozenset[int]) -> None:
+    `constant`: ids of the hooks that are the same under every mask. `early`: only calls before the first gate are worth
+    remembering, for what comes later and is not around a gate is part of something that is.
+    """
+
+    def __init__(self, memory: Memory, module: nn.Module, constant: frozenset[int], early: bool) -> None:
         functools.update_wrapper(self, module.forward)  # whoever reads its signature finds the real one
-        self.memory, self.module, self.forward, self.constant = memory, module, module.forward, constant
+        self.memory, self.module, self.forward = memory, module, module.forward
+        self.constant, self.early = constant, early
         self.parts = list(module.modules())
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The remembered output where it is known, else that of the module."""
-        inputs = (args, tuple(kwargs.items()))
-        if not self._alike(inputs):
+        memory, inputs = self.memory, (args, tuple(kwargs.items()))
+        calls = len(memory.calls.get(self.module, []))
+        new = memory.recording and calls < MOST_CALLS and not (self.early and memory.begun)
+        if not (calls or new) or not self._alike(inputs):
             return self.forward(*args, **kwargs)
-        known = self.memory.answer(self.module, inputs)
+        known = memory.answer(self.module, inputs)
         if known:
             return known[0]
-        if not self.memory.recording or len(self.memory.calls.get(self.module, [])) >= MOST_CALLS:
-            return self.forward(*args, **kwargs)
-        return self.memory.remember(Call(self.module, inputs), lambda: self.forward(*args, **kwargs))
+        return memory.remember(Call(self.module, inputs), self.forward) if new else self.forward(*args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         """A copy of the model computes for itself."""

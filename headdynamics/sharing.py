@@ -51,9 +51,10 @@ def remembered(model: nn.Module, heads: Heads) -> Iterator[Memory]:
     memory = Memory(heads)
     with slow_paths(heads), gated(heads, memory.gates), contextlib.ExitStack() as stack:
         constant = frozenset(id(hook) for hook in hooks(model.modules()) if is_ours(hook))
-        for module in _around(model, heads):
+        around = _around(model, heads)
+        for module in (*around, *_beside(model, heads, around)):
             stack.callback(_put_back, module, vars(module).get("forward"))
-            remembering: Any = Remembering(memory, module, constant)
+            remembering: Any = Remembering(memory, module, constant, early=module not in around)
             module.forward = remembering
         yield memory
 
@@ -74,4 +75,11 @@ def _around(model: nn.Module, heads: Heads) -> list[nn.Module]:
         while name:
             found[name] = modules[name]
             name = name.rpartition(".")[0]
-    return [module for module in found.values() if not isinstance(module, nn.ModuleList)]
+    return list(found.values())
+
+
+def _beside(model: nn.Module, heads: Heads, around: list[nn.Module]) -> list[nn.Module]:
+    """What stands beside these, such as embeddings and convolutions before the first layer."""
+    attention = [block.module for block in heads.blocks]
+    outer = [model, *(module for module in around if module not in attention)]
+    return list({id(part): part for module in outer for part in module.children() if part not in around}.values())
