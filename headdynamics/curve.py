@@ -10,8 +10,8 @@ from torch import nn
 
 from .heads import Heads, heads_in
 from .keep import keep_mask
+from .points import scores_without
 from .scores import Score, Scores
-from .surgery.lent import removable, removed
 
 TENTHS = tuple(i / 10 for i in range(11))
 
@@ -71,7 +71,7 @@ def pruning_curve(
     """Score the model without the first heads of `order`, at each fraction of the heads in `order`.
 
     The heads are really taken out for a while, where that is proved to give what masking gives (see `surgery.lent`);
-    else, and for a score without `first`, they are masked.
+    else, and for a score without `first`, they are masked. An encoder left whole runs once (see `points`).
     """
     return pruning_curves(model, {"": order}, score, fractions, heads=heads)[""]
 
@@ -86,18 +86,13 @@ def pruning_curves(
 ) -> dict[str, Curve]:
     """The curve of each order; a mask that several share (none pruned, all pruned) is scored once."""
     heads = heads_in(model, heads)
-    may_cut = cuttable(model, heads, score) if any(fractions) else ()
-    known: dict[bytes, tuple[float, np.ndarray, int]] = {}
+    masks = {name: [keep_mask(order, fraction, len(heads)) for fraction in fractions] for name, order in orders.items()}
+    different = {keep.numpy().tobytes(): keep for keeps in masks.values() for keep in keeps}
+    scores = scores_without(model, heads, score, list(different.values()))
+    known = dict(zip(different, map(_measured, scores), strict=True))
     curves = {}
-    for name, order in orders.items():
-        points = []
-        for fraction in fractions:
-            keep = keep_mask(order, fraction, len(heads))
-            key = keep.numpy().tobytes()
-            if key not in known:
-                with removed(model, heads, keep, may_cut):
-                    known[key] = _measured(score(model))
-            points.append(known[key])
+    for name, keeps in masks.items():
+        points = [known[keep.numpy().tobytes()] for keep in keeps]
         values, resampled, examples = zip(*points, strict=True)
         errors = [_spread(draws) if len(draws) else np.nan for draws in resampled]
         curves[name] = Curve(
@@ -105,12 +100,6 @@ def pruning_curves(
             np.stack(resampled, 1).astype(np.float32),
         )  # fmt: skip
     return curves
-
-
-def cuttable(model: nn.Module, heads: Heads, score: Score) -> tuple[bool, ...]:
-    """For each block whether its heads may be taken out under this score; none where it has no `first` to prove it."""
-    first = getattr(score, "first", None)
-    return removable(model, heads, lambda: first(model)) if first else (False,) * len(heads.blocks)
 
 
 def _measured(result: Scores | float) -> tuple[float, np.ndarray, int]:

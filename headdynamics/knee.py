@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from .curve import cuttable
 from .heads import Heads, heads_in
 from .keep import without_first
+from .points import cuttable
 from .scores import BatchScore, Score, Scores
 from .surgery.lent import removed
 

@@ -1,6 +1,7 @@
 """Curves with heads really removed, against masked passes: the same numbers, and nothing of it stays in the model."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ from more_models import MORE, bloom, gpt_neox, olmo2
 from torch import nn
 
 import headdynamics as hd
-from headdynamics.curve import cuttable, pruning_curves
+from headdynamics.curve import pruning_curves
 from headdynamics.keep import keep_mask
 from headdynamics.orders import random_order
+from headdynamics.points import cuttable
 from headdynamics.scores import BatchScore
 from headdynamics.surgery.lent import removable, removed
 
@@ -130,6 +132,59 @@ def test_bleu_by_beam_search(name, beams):
     curve = hd.pruning_curve(model, order, score)
     assert curve.score.tolist() == values(by_masks(model, order, score)).tolist()
     assert len(set(curve.score)) > 1
+
+
+def encoder_layers(monkeypatch, case, model):
+    """A list that grows by one whenever a layer of the encoder runs."""
+    stack = {"fairseq": "encoder.layers", "bart": "model.encoder.layers", "t5": "encoder.block"}[case.name]
+    layers, ran = list(model.get_submodule(stack)), []
+    real = type(layers[0]).forward
+
+    def forward(self, *args, **kwargs):
+        ran.extend([1] * (self in layers))
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(layers[0]), "forward", forward)
+    return ran
+
+
+@pytest.mark.parametrize("name", ["fairseq", "bart", "t5"])
+def test_an_encoder_left_whole_runs_once_a_batch(name, monkeypatch):
+    case = CASES[name]
+    model = case.build()
+    heads, score = hd.find_heads(model), replace(score_of(case), batches=[case.batch] * 3)
+    draw = np.random.default_rng(3)
+    orders = {"decoder": draw.permutation(np.flatnonzero(heads.kind != "encoder")), "all": draw.permutation(24)}
+    may_cut = cuttable(model, heads, score)
+    assert all(may_cut)
+    ran = encoder_layers(monkeypatch, case, model)
+    curves = pruning_curves(model, orders, score, (0, 0.3, 0.7, 1), heads=heads)
+    proofs, shared, alone = 4, 3, 3 * 3  # batches through the two layers: three points of "all" touch the encoder
+    assert len(ran) == 2 * (proofs + shared + alone)
+    assert "forward" not in vars(model.get_submodule("model.encoder" if name == "bart" else "encoder"))
+    for which, order in orders.items():
+        expected = values(by_masks(model, order, score, (0, 0.3, 0.7, 1)))
+        assert np.abs(curves[which].score - expected).max() < 1e-6 * np.abs(expected).max()
+        assert curves[which].score[0] == score(model).value
+
+
+@pytest.mark.parametrize("name", ["fairseq", "bart", "t5"])
+def test_beam_search_shares_the_encoder(name, monkeypatch):
+    case = CASES[name]
+    model = case.build()
+    heads = hd.find_heads(model)
+    order = np.random.default_rng(3).permutation(np.flatnonzero(heads.kind != "encoder"))
+
+    def measure(model, row):
+        written = torch.cat([x.flatten()[:4].double() for x in case.generate(model, 3, slice(row, row + 1))])
+        return written.nan_to_num(neginf=0)[None, :8].numpy()
+
+    score = BatchScore("written", True, [1, 2], measure, lambda sums: sums[..., 4])
+    expected = values(by_masks(model, order, score))
+    ran = encoder_layers(monkeypatch, case, model)
+    curve = hd.pruning_curve(model, order, score, heads=heads)
+    assert np.abs(curve.score - expected).max() < 1e-5 and len(set(expected)) > 4
+    assert len(ran) == 2 * (4 + 2)
 
 
 def everything(model):

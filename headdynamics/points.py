@@ -1,0 +1,100 @@
+"""Scores of a model without some heads: the points of a curve. Heads are really gone; an encoder left whole runs once.
+
+Points are scored one by one, all batches each. Only those that leave the encoder whole (an order of the decoder's
+heads, say) go batch by batch, so that what the encoder makes of a batch serves all of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from .heads import Heads, unwrap
+from .nests import mapped
+from .recall import Memory, Remembering, hooks, is_ours
+from .scores import BatchScore, Score, Scores
+from .surgery.lent import removable, removed
+
+
+def scores_without(model: nn.Module, heads: Heads, score: Score, keeps: Sequence[torch.Tensor]) -> list[Scores | float]:
+    """`score` of `model` without the heads whose place in a mask [H] is 0, for each of `keeps`."""
+    may_cut = cuttable(model, heads, score) if any(not keep.all() for keep in keeps) else ()
+    found: dict[int, Scores | float] = {}
+    whole = torch.as_tensor(heads.kind == "encoder")
+    together = [i for i, keep in enumerate(keeps) if keep[whole].all()]
+    encoder = _largest_of(unwrap(model), heads, "encoder")
+    if encoder and len(together) > 1 and isinstance(score, BatchScore):
+        few = [keeps[i] for i in together]
+        found.update(zip(together, _batch_by_batch(model, heads, score, few, may_cut, encoder), strict=True))
+    for i, keep in enumerate(keeps):
+        if i not in found:
+            with removed(model, heads, keep, may_cut):
+                found[i] = score(model)
+    return [found[i] for i in range(len(keeps))]
+
+
+def cuttable(model: nn.Module, heads: Heads, score: Score) -> tuple[bool, ...]:
+    """For each block whether its heads may be taken out under this score; none where it has no `first` to prove it."""
+    first = getattr(score, "first", None)
+    return removable(model, heads, lambda: first(model)) if first else (False,) * len(heads.blocks)
+
+
+def _largest_of(model: nn.Module, heads: Heads, kind: str) -> list[nn.Module]:
+    """The largest modules, below the model itself, whose heads are all of this kind."""
+    modules = dict(model.named_modules())
+    others = [f"{block.name}." for block in heads.blocks if block.kind != kind]
+    found: dict[str, nn.Module] = {}
+    for block in heads.blocks:
+        if block.kind == kind:
+            name = block.name
+            while (outer := name.rpartition(".")[0]) and not any(other.startswith(f"{outer}.") for other in others):
+                name = outer
+            found[name] = modules[name]
+    return list(found.values()) if others else []
+
+
+def _batch_by_batch(
+    model: nn.Module,
+    heads: Heads,
+    score: BatchScore,
+    keeps: Sequence[torch.Tensor],
+    may_cut: Sequence[bool],
+    whole: Sequence[nn.Module],
+) -> list[Scores]:
+    """The scores without the heads of each mask; `whole`: modules in which none of them takes any."""
+    stats: list[list[np.ndarray]] = [[] for _ in keeps]
+    with torch.no_grad(), _remembering(model, heads, whole) as next_batch:
+        for batch in score.batches:
+            next_batch()
+            for keep, found in zip(keeps, stats, strict=True):
+                with removed(model, heads, keep, may_cut):
+                    found.append(score.measure(model, mapped(batch, lambda leaf: leaf)))  # it may take labels out
+    return [score.gathered(found) for found in stats]
+
+
+@contextlib.contextmanager
+def _remembering(model: nn.Module, heads: Heads, whole: Sequence[nn.Module]) -> Iterator[Callable[[], None]]:
+    """Let modules that no mask changes answer from `Memory`, which is safe where inputs differ or are written to."""
+    memory = Memory(heads)
+    constant = frozenset(id(hook) for hook in hooks(model.modules()) if is_ours(hook))
+
+    def next_batch() -> None:
+        memory.forget()
+        memory.mask(torch.ones(len(heads)))
+
+    before = [(module, vars(module).get("forward")) for module in whole]
+    try:
+        for module in whole:
+            remembering: Any = Remembering(memory, module, constant, early=False)
+            module.forward = remembering
+        yield next_batch
+    finally:
+        for module, forward in before:
+            vars(module).pop("forward", None)
+            if forward is not None:  # one of accelerate's, say
+                module.forward = forward
