@@ -93,6 +93,25 @@ def test_what_is_written_in_place():
     agree(model, measured())
 
 
+class Spoiling(Layer):
+    """Adds 1 to what it was given."""
+
+    def forward(self, x):
+        y = super().forward(x)
+        x += 1
+        return y
+
+
+def test_inputs_that_become_those_of_another_call():
+    def flow(model, x):
+        return sum(layer(x.clone()) + layer(x + 1) for layer in model.layers)
+
+    model = net(flow=flow)
+    for layer in model.layers:
+        layer.__class__ = Spoiling
+    agree(model, measured())
+
+
 def test_what_a_score_writes_in_place():
     def spoiling(model, x):
         y = model(x)

@@ -65,7 +65,8 @@ def test_what_is_remembered():
             case.loss(model, case.batch)
         names = {name for name, module in model.named_modules() if module in memory.calls}
     layers = [f"bert.encoder.layer.{i}{part}" for i in range(2) for part in ("", ".attention", ".attention.self")]
-    assert names == {"bert", "bert.embeddings", "bert.encoder", *layers} and set(runs.values()) == {1}
+    first = "bert.encoder.layer.0.attention.output"  # called before the gate that is in it
+    assert names == {"bert", "bert.embeddings", "bert.encoder", first, *layers} and set(runs.values()) == {1}
 
 
 def test_a_plain_net_shares():
