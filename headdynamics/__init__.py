@@ -47,6 +47,7 @@ _HOME = {
     "HeadDynamicsCallback": "plugins.hf_trainer",
     "attach": "plugins.hf_trainer",
     "backfill": "plugins.hf_checkpoints",
+    "watched": "plugins.hf_checkpoints",
     "Checkpoint": "checkpoints",
     "measure_checkpoints": "checkpoints",
     "saved_weights": "checkpoints",
