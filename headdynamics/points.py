@@ -6,9 +6,7 @@ heads, say) go batch by batch, so that what the encoder makes of a batch serves 
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -16,8 +14,9 @@ from torch import nn
 
 from .heads import Heads, unwrap
 from .nests import mapped
-from .recall import Memory, Remembering, hooks, is_ours
+from .recall import Memory
 from .scores import BatchScore, Score, Scores
+from .sharing import standing_in
 from .surgery.lent import removable, removed
 
 
@@ -68,33 +67,12 @@ def _batch_by_batch(
 ) -> list[Scores]:
     """The scores without the heads of each mask; `whole`: modules in which none of them takes any."""
     stats: list[list[np.ndarray]] = [[] for _ in keeps]
-    with torch.no_grad(), _remembering(model, heads, whole) as next_batch:
+    memory = Memory(heads)
+    with torch.no_grad(), standing_in(model, memory, whole):
         for batch in score.batches:
-            next_batch()
+            memory.forget()
+            memory.mask(torch.ones(len(heads)))
             for keep, found in zip(keeps, stats, strict=True):
                 with removed(model, heads, keep, may_cut):
                     found.append(score.measure(model, mapped(batch, lambda leaf: leaf)))  # it may take labels out
     return [score.gathered(found) for found in stats]
-
-
-@contextlib.contextmanager
-def _remembering(model: nn.Module, heads: Heads, whole: Sequence[nn.Module]) -> Iterator[Callable[[], None]]:
-    """Let modules that no mask changes answer from `Memory`, which is safe where inputs differ or are written to."""
-    memory = Memory(heads)
-    constant = frozenset(id(hook) for hook in hooks(model.modules()) if is_ours(hook))
-
-    def next_batch() -> None:
-        memory.forget()
-        memory.mask(torch.ones(len(heads)))
-
-    before = [(module, vars(module).get("forward")) for module in whole]
-    try:
-        for module in whole:
-            remembering: Any = Remembering(memory, module, constant, early=False)
-            module.forward = remembering
-        yield next_batch
-    finally:
-        for module, forward in before:
-            vars(module).pop("forward", None)
-            if forward is not None:  # one of accelerate's, say
-                module.forward = forward

@@ -48,15 +48,26 @@ def _whole(model: nn.Module, heads: Heads, score: Score, keep: torch.Tensor) -> 
 @contextlib.contextmanager
 def remembered(model: nn.Module, heads: Heads) -> Iterator[Memory]:
     """Let attention modules, and those around them, remember: see `Memory`, which masks heads as `masked` does."""
-    memory = Memory(heads)
-    with slow_paths(heads), gated(heads, memory.gates), contextlib.ExitStack() as stack:
-        constant = frozenset(id(hook) for hook in hooks(model.modules()) if is_ours(hook))
-        around = _around(model, heads)
-        for module in (*around, *_beside(model, heads, around)):
-            stack.callback(_put_back, module, vars(module).get("forward"))
-            remembering: Any = Remembering(memory, module, constant, early=module not in around)
-            module.forward = remembering
+    memory, around = Memory(heads), _around(model, heads)
+    with (
+        slow_paths(heads),
+        gated(heads, memory.gates),
+        standing_in(model, memory, around),
+        standing_in(model, memory, _beside(model, heads, around), early=True),
+    ):
         yield memory
+
+
+@contextlib.contextmanager
+def standing_in(model: nn.Module, memory: Memory, modules: Sequence[nn.Module], early: bool = False) -> Iterator[None]:
+    """Let these modules of `model` answer from `memory`; `early`: see `Remembering`."""
+    constant = frozenset(id(hook) for hook in hooks(model.modules()) if is_ours(hook))
+    with contextlib.ExitStack() as stack:
+        for module in modules:
+            stack.callback(_put_back, module, vars(module).get("forward"))
+            remembering: Any = Remembering(memory, module, constant, early)
+            module.forward = remembering
+        yield
 
 
 def _put_back(module: nn.Module, forward: Any) -> None:
