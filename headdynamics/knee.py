@@ -28,7 +28,6 @@ from .points import cuttable
 from .scores import BatchScore, Score, Scores
 from .surgery.lent import removed
 
-KNEE = "knee"  # in the place of fractions
 FEWEST = 10  # examples that the heads have to change before an early look may decide
 
 

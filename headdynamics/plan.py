@@ -10,8 +10,9 @@ from .ablation import check_ablations
 from .budget import check_budget
 from .curve import TENTHS
 from .estimators import ESTIMATORS
-from .knee import KNEE, check_knee
+from .knee import check_knee
 from .orders import DEFAULT_ORDERS, check_orders
+from .schema import KNEE
 
 
 @dataclass(frozen=True)

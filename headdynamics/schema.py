@@ -25,6 +25,8 @@ AXES = {
     "window": ("int64", "update at which an online window ended"),
 }
 
+KNEE = "knee"  # in the place of fractions: no curve, but how many heads may go
+
 #: what was masked -> group
 ABLATIONS = {"one": "ablation/one", "all-but-one": "ablation/all_but_one"}
 

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from headdynamics.schema import KNEE
+
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `headdynamics backfill`."""
@@ -45,7 +47,9 @@ def _shared(parser: argparse.ArgumentParser) -> None:
         ("score-examples", int, "examples for the pruning curve"),
         ("score", str, "such as loss, bleu, accuracy"),
         ("estimator", str, "example, token, batch, signed"),
-        ("fractions", _fractions, "pruned fractions, such as 0,0.5,1"),
+        ("fractions", _fractions, "pruned fractions, such as 0,0.5,1; or knee"),
+        ("knee-tolerance", float, "the knee: share of the unpruned score that may be lost"),
+        ("knee-confidence", float, "the knee: how sure that has to be"),
         ("orders", str, "pruning orders, such as importance,random-1"),
         ("ablate", str, "also without each head in turn: one, all-but-one, or both with a comma"),
         ("seed", int, "seed of the draw of examples"),
@@ -129,8 +133,9 @@ def _fairseq(args: argparse.Namespace, output: Path, how: dict[str, Any] | None)
     from .fairseq_checkpoints import backfill, watched
 
     given = _given(args, "examples", "score_examples", "score", "estimator", "orders", "ablate", "seed")
+    given |= _given(args, "knee_tolerance", "knee_confidence")
     if args.fractions is not None:
-        given["fractions"] = ",".join(map(str, args.fractions))
+        given["fractions"] = args.fractions if args.fractions == KNEE else ",".join(map(str, args.fractions))
     return backfill(
         args.checkpoints if how is None else watched(args.checkpoints, **how),
         str(args.data),
@@ -169,6 +174,7 @@ def _transformers(args: argparse.Namespace, output: Path, how: dict[str, Any] | 
         found = watched(args.checkpoints, **how)
         trainer = found.first(trainer_of)
     given = _given(args, "examples", "score_examples", "score", "estimator", "fractions", "seed", "strict")
+    given |= _given(args, "knee_tolerance", "knee_confidence")
     if args.orders is not None:
         given["orders"] = _words(args.orders)
     if args.ablate is not None:
@@ -180,9 +186,9 @@ def _backfill_only(args: argparse.Namespace, every: str) -> dict[str, Any]:
     return {every: args.every_th, "transfer": args.transfer} if hasattr(args, "every_th") else {}
 
 
-def _fractions(text: str) -> list[float]:
+def _fractions(text: str) -> list[float] | str:
     try:
-        return [float(part) for part in text.split(",")]
+        return text if text == KNEE else [float(part) for part in text.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers such as 0,0.2,0.5,1") from None
 

@@ -30,7 +30,10 @@ from .fairseq_setup import observe
 from .fairseq_trainer import allow_fairseq_checkpoints
 
 logger = logging.getLogger("headdynamics")
-MEASURING = "examples score_examples subset score fractions estimator reduction orders seed ablate".split()
+MEASURING = (
+    "examples score_examples subset score fractions knee_tolerance knee_confidence estimator reduction orders seed "
+    "ablate"
+).split()
 
 
 class Stand(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import time
@@ -223,6 +224,10 @@ class ReportedScore:
             have = ", ".join(sorted(values))
             raise ValueError(f"the task reports no {self.name!r}; it reports {have}: see --hd-score")
         return float(values[self.name])
+
+    def first(self, model: nn.Module) -> float:
+        """The value of the first batch alone."""
+        return dataclasses.replace(self, batches=list(itertools.islice(self.batches, 1)))(model)
 
 
 @contextlib.contextmanager

@@ -23,7 +23,11 @@ class HeadDynamicsOptions:
     hd_score_examples: int = _option(1000, "examples for the pruning curve, the same ones at each snapshot; 0: all")
     hd_subset: str = _option("valid", "data subset that both are drawn from")
     hd_score: str = _option("loss", "score of the curve: loss, nll_loss, ppl, bleu, or any value that the task reports")
-    hd_fractions: str = _option("0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,1", "pruned fractions of the curve")
+    hd_fractions: str = _option(
+        "0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,1", "pruned fractions of the curve; or knee: how many heads may go"
+    )
+    hd_knee_tolerance: float = _option(0.01, "the knee: share of the unpruned score that may be lost")
+    hd_knee_confidence: float = _option(0.95, "the knee: how sure that has to be")
     hd_estimator: str = _option("example", "I(h): example (Michel et al. 2019), token, batch, signed, bertology")
     hd_reduction: str = _option("mean", "an example's loss: mean or sum over its target tokens")
     hd_orders: str = _option("importance,random-1,random-2,random-3", "pruning orders of the curve")

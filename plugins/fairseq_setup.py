@@ -8,6 +8,7 @@ from typing import Any
 from headdynamics.observer import Observer
 from headdynamics.online import Online
 from headdynamics.record import Recorder
+from headdynamics.schema import KNEE
 
 from .fairseq_measures import CriterionLoss, Examples, make_score, token_positions
 from .fairseq_options import HeadDynamicsOptions
@@ -34,7 +35,9 @@ def observe(
         score=make_score(options.hd_score, trainer, scored, pad),
         loss=CriterionLoss(trainer.get_criterion(), pad, options.hd_reduction),
         estimator=options.hd_estimator,
-        fractions=_numbers(options.hd_fractions),
+        fractions=KNEE if options.hd_fractions == KNEE else _numbers(options.hd_fractions),
+        knee_tolerance=options.hd_knee_tolerance,
+        knee_confidence=options.hd_knee_confidence,
         orders=options.hd_orders.split(","),
         ablations=options.hd_ablate.split(",") if options.hd_ablate else (),
         recorders=recorders,
@@ -60,4 +63,4 @@ def _numbers(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise ValueError(f"--hd-fractions {text!r} is no list of numbers such as 0,0.2,0.5,1") from None
+        raise ValueError(f"--hd-fractions {text!r} is no list of numbers such as 0,0.2,0.5,1, nor {KNEE}") from None

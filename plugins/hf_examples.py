@@ -82,6 +82,12 @@ class Examples(DataLoaderStateMixin):
         bare = trimmed(padded)
         return any(bare[name].shape != padded[name].shape for name in bare) and proof(padded, bare)
 
+    def first(self) -> Examples:
+        """The first batch alone."""
+        alone = copy.copy(self)
+        alone.sizes, alone._ends, alone.taken = (len(self._rows[0]),), [1], 1
+        return alone
+
     @property
     def dataset(self) -> list[Any]:
         """The examples in the order of the draw."""

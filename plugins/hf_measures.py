@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -70,6 +71,12 @@ class MetricScore:
         if self.name not in found:
             raise ValueError(f"compute_metrics gave no {self.name!r} this time; it gave {', '.join(found)}")
         return found[self.name]
+
+    def first(self, model: nn.Module) -> float:
+        """The loss of the first batch alone, 0 where there is none; so few predictions are no metric's."""
+        few = copy.copy(self)
+        few.examples, few.compute_metrics = self.examples.first(), lambda predictions: {}
+        return few.measure(model).get("loss", 0.0)
 
     def measure(self, model: nn.Module) -> dict[str, float]:
         """Every number that the evaluation gives, without the prefix `eval_`."""
