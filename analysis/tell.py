@@ -55,6 +55,8 @@ def tell_run(console: Console, run: Run) -> None:
         n for n in ("knee", "ablation_one", "ablation_all_but_one", "online", "transfer") if getattr(run, n) is not None
     ]
     facts.add_row("also measured", ", ".join(extra) or "nothing else")
+    if run.online is not None and len(run.online["window"]):
+        facts.add_row("online windows", escape(_windows(run)))
     console.print(facts)
     console.print("[bold]signature[/bold] (settings, versions, data)")
     for name, value in _flat(run.signature) or [("", "not readable JSON")]:
@@ -181,6 +183,16 @@ def _span(run: Run) -> str:
         return "none yet"
     failed = len(run.failures)
     return f"{len(update)}, update {update[0]} to {update[-1]}" + (f"; {failed} of them failed" if failed else "")
+
+
+def _windows(run: Run) -> str:
+    update, mean = run.online["update"].values, run.online["mean"]
+    estimator, scale = mean.attrs.get("estimator", "example"), mean.attrs.get("scale", "own loss")
+    of = "batches" if estimator == "batch" else "examples"
+    told = f"{len(update)}, update {update[0]} to {update[-1]}, {int(run.online['n'].values.sum())} {of} of training"
+    skipped = int(run.online["skipped"].values.sum())
+    told += f"; {skipped} left out, not finite" if skipped else ""
+    return told + (f"; {scale}" if scale != "own loss" else "")
 
 
 def _flat(value: object, name: str = "") -> list[tuple[str, object]]:

@@ -1,7 +1,5 @@
 """Online importance on real fairseq-train processes: the same bits, I(h) of every batch, no gap and no double."""
 
-import re
-
 import fairseq_tiny as tiny
 import h5py
 import numpy as np
@@ -85,8 +83,7 @@ def test_i_of_an_update(data, tmp_path, reduction, update_freq):
 def test_tensorboard(whole):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    folder, logs = whole
-    assert "online" not in re.sub(r"hd[-_]online", "", logs["example"].split("headdynamics watches")[1])
+    folder = whole[0]
     events = EventAccumulator(str(folder / "example/tensorboard/headdynamics")).Reload()
     found = windows(folder / "example/headdynamics.h5")
     with h5py.File(folder / "example/headdynamics.h5") as file:

@@ -7,6 +7,7 @@ import hf_tiny as tiny
 import numpy as np
 import pytest
 import torch
+from headdynamics.analysis.__main__ import main
 from hf_tiny import QUIET, HeadDynamicsCallback
 from run_content import content
 from transformers import AlbertConfig, AlbertForSequenceClassification, TrainerCallback, set_seed
@@ -142,7 +143,7 @@ def test_the_batch_form_of_every_update(tmp_path, monkeypatch):
         np.testing.assert_allclose(found["signed"][row], want.signed, rtol=0, atol=2e-6 * want.mean.max())
 
 
-def test_resumed_windows_are_those_of_the_whole_run(tmp_path):
+def test_resumed_windows_are_those_of_the_whole_run(tmp_path, capsys):
     """No gap and no double: windows end before each checkpoint, and the moving average goes on."""
     whole = tiny.trainer(tmp_path / "whole", watch(tmp_path / "whole.h5"))
     whole.train()
@@ -155,6 +156,9 @@ def test_resumed_windows_are_those_of_the_whole_run(tmp_path):
     run = hd.load_run(tmp_path / "parts.h5")
     assert run.online["mean"].dims == ("window", "head") and run.online["window"].values.tolist() == [3, 5, 8, 10]
     assert (run.online["mean"].attrs["estimator"], run.online["mean"].attrs["scale"]) == ("example", "own loss")
+    capsys.readouterr()
+    assert main(["show", str(tmp_path / "parts.h5")]) == 0
+    assert "4, update 3 to 10, 72 examples of training" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_callback_keeps_windows_until_it_sees_the_evaluation_data(tmp_path):

@@ -39,7 +39,9 @@ def train(watch_with=None, steps=12, epoch=5):
     batches = data(steps * 4, 1)
     with watch_with(model, epoch) if watch_with else contextlib.nullcontext() as watch:
         for batch in batches:
-            model(**batch)["loss"].backward()
+            weight = torch.full((len(batch["labels"]),), 1 / len(batch["labels"]))
+            with watch.online(weight) if isinstance(watch, Listened) else contextlib.nullcontext():
+                model(**batch)["loss"].backward()
             optimizer.step()
             optimizer.zero_grad()
             if watch is not None:
@@ -68,6 +70,37 @@ def test_rows_when_asked_and_the_same_bits(every, early, updates):
     assert [s.update for s in memory.snapshots] == updates
     assert [s.epoch for s in memory.snapshots] == [u / 5 for u in updates]
     assert all(map(torch.equal, watched, train()))
+
+
+class Listened(Watch):
+    """A watch whose loop below asks it to listen."""
+
+
+def listened(model, memory, estimator="example", **options):
+    return observer(model, memory, online=hd.Online(model, estimator, window=4, strict=True), **options)
+
+
+@pytest.mark.parametrize("estimator", ["example", "batch"])
+def test_a_loop_that_is_listened_to_is_the_same_loop(estimator):
+    """Windows end when they are full, before a snapshot, and at the end; what training computes is the same bits."""
+    memory = MemoryRecorder()
+    heard = train(lambda model, epoch: Listened(listened(model, memory, estimator), epoch), steps=12)
+    assert all(map(torch.equal, heard, train()))
+    assert [window.update for window in memory.windows] == [4, 5, 9, 10, 12]
+    per_update = 1 if estimator == "batch" else 4
+    assert [window.n for window in memory.windows] == [per_update * n for n in (4, 1, 4, 1, 2)]
+    assert all((window.mean > 0).all() for window in memory.windows)
+    average = memory.windows[0].mean
+    for window in memory.windows:
+        average = average + (window.mean - average) * (1 - 0.5**0.25)
+        assert window.average == pytest.approx(average, rel=1e-6)
+
+
+def test_listening_needs_an_ear():
+    with Watch(observer(Tiny(), MemoryRecorder()), 5) as watch:
+        with pytest.raises(ValueError, match="online=hd.Online"), watch.online():
+            pass
+        watch.observer.close()
 
 
 def test_no_snapshot_after_a_failure():
