@@ -1,0 +1,129 @@
+"""Ablating every head against one masked pass per head over the same batches: the same bits at half the cost.
+
+python benchmarks/ablation.py [--json FILE]                                  # about 120 s on one core
+
+A model of 12 layers x 12 heads, 384 wide, with random weights. A turn times the pass that is remembered, and one head
+in each of a few layers (evenly spread, so that their mean depth is that of all layers); it counts the former once and the
+latter for all 144 heads, as `hd.ablate` runs them, against 145 masked passes. Two kinds of batches: 16 rows of 128
+tokens for both; and real sentences, for the masked passes as they come, padded to the longest of their batch as peers
+do, for ours sorted by length. MiniLM's ablation of all 72 heads is run whole, and compared to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from sentences import batched, drawn, encoded, minilm
+from side_by_side import at_least, finish, seconds, spread, told
+
+import headdynamics as hd
+from headdynamics.scores import Scores
+from headdynamics.sharing import remembered
+
+BATCH, LENGTH, SENTENCES = 16, 128, 256
+
+
+def bert() -> tuple[Any, Any]:
+    """12 layers of MiniLM's width with random weights, and one batch of random tokens."""
+    from transformers import BertConfig, BertForSequenceClassification
+
+    torch.manual_seed(0)
+    config = BertConfig(hidden_size=384, num_attention_heads=12, intermediate_size=1536, num_hidden_layers=12)
+    ids = torch.randint(1000, 20000, (BATCH, LENGTH))
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": torch.arange(BATCH) % 2}
+    return BertForSequenceClassification(config).eval(), batch
+
+
+def without(heads: hd.Heads, head: int) -> torch.Tensor:
+    """The mask of all heads but one."""
+    keep = torch.ones(len(heads))
+    keep[head] = 0
+    return keep
+
+
+def passes(model: Any, heads: hd.Heads, score: Any, several: Sequence[int]) -> list[Scores]:
+    """One masked pass per head."""
+    found = []
+    for head in several:
+        with hd.masked(heads, without(heads, head)):
+            found.append(score(model))
+    return found
+
+
+def shared(model: Any, heads: hd.Heads, score: Any, several: Sequence[int]) -> tuple[float, float]:
+    """Seconds of the remembered pass, and of the passes without these heads."""
+    first = rest = 0.0
+    with torch.no_grad(), remembered(model, heads) as memory:
+        for batch in score.batches:
+            memory.forget()
+            memory.mask(torch.ones(len(heads)))
+            first += seconds(lambda batch=batch: score.measure(model, batch))  # type: ignore[misc]
+            for head in several:
+                memory.mask(without(heads, head))
+                rest += seconds(lambda batch=batch: score.measure(model, batch))  # type: ignore[misc]
+    return first, rest
+
+
+def speedups(model: Any, ours: Any, theirs: Any, layers: Sequence[int], rounds: int) -> np.ndarray:
+    """Time of a masked pass per head over that of sharing, for all heads, [rounds]."""
+    heads = hd.find_heads(model)
+    several, ratios = [12 * layer + layer for layer in layers], []
+    for turn in range(rounds + 1):  # the first warms up
+        masked = seconds(lambda: passes(model, heads, theirs, several))
+        first, rest = shared(model, heads, ours, several)
+        if turn:
+            each = len(heads) / len(several)
+            ratios.append((masked * each + masked / len(several)) / (first + rest * each))
+    return np.array(ratios)
+
+
+def minilm_whole() -> tuple[np.ndarray, bool]:
+    """[1] the speed-up of a whole ablation, and whether its numbers are those of masked passes."""
+    model, tokenizer = minilm()
+    heads = hd.find_heads(model)
+    score = hd.mean_loss(batched(tokenizer, encoded(tokenizer, drawn(32), by_length=True), BATCH))
+    found: dict[str, Any] = {}
+    score(model)
+    ours = seconds(lambda: found.update(ours=hd.ablate(model, score, heads=heads)))
+    theirs = seconds(lambda: found.update(theirs=passes(model, heads, score, range(len(heads)))))
+    same = found["ours"].score.tobytes() == np.array([one.value for one in found["theirs"]]).tobytes()
+    return np.array([theirs / ours]), same
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    model, batch = bert()
+    _, tokenizer = minilm()
+    even = hd.mean_loss([batch])
+    as_they_come, by_length = (
+        hd.mean_loss(batched(tokenizer, encoded(tokenizer, drawn(SENTENCES), by_length=way), BATCH))
+        for way in (False, True)
+    )
+    tokens = [sum(batch["input_ids"].numel() for batch in score.batches) for score in (as_they_come, by_length)]
+    rows = [
+        at_least(
+            "single-head ablation of every head, 12 layers x 12 heads, 16 x 128 tokens",
+            "one masked pass per head over the same batches", 1.85, speedups(model, even, even, (1, 4, 7, 10), 5),
+        ),
+        at_least(
+            f"the same, {SENTENCES} sentences sorted by length", "one masked pass per head over padded batches unsorted",
+            2.8, speedups(model, by_length, as_they_come, (3, 8), 2),
+        ),
+        told("tokens with padding, sentences as they come", "sorted by length", f"{tokens[0] / tokens[1]:.2f}x"),
+    ]  # fmt: skip
+    ratio, same = minilm_whole()
+    rows.append(
+        told(
+            "hd.ablate, MiniLM (6 x 12 heads), 32 sentences, all heads",
+            "72 masked passes",
+            f"{spread(ratio).split()[0]} faster, {'the same bits' if same else 'NOT THE SAME BITS'}",
+        )
+    )
+    finish(rows)
+
+
+if __name__ == "__main__":
+    main()
