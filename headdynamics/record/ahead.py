@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import threading
+import weakref
 from pathlib import Path
 from typing import Protocol
 
@@ -26,6 +27,7 @@ class Ahead:
         self._path, self.temporary = path, temporary
         self._thread: threading.Thread | None = None
         self._copied: tuple[int, ...] | None = None  # which file
+        weakref.finalize(self, _leave_nothing, temporary, os.getpid())  # a program may end without `close`
 
     def begin(self, old: Closing) -> None:
         """Copy the file as it is now, if it is long, and close the old one: to give back its space takes time, too."""
@@ -41,7 +43,7 @@ class Ahead:
             self._thread.join()
             self._thread = None
         copied, self._copied = self._copied, None
-        return copied is not None and copied == _state(self._path)
+        return copied is not None and copied == _state(self._path) and self.temporary.exists()
 
     def close(self) -> None:
         """Leave no copy behind."""
@@ -58,6 +60,12 @@ class Ahead:
         except OSError:  # a full disk: space is given back at once, and the write itself says what is wrong
             with contextlib.suppress(OSError):
                 self.temporary.unlink(missing_ok=True)
+
+
+def _leave_nothing(temporary: Path, owner: int) -> None:
+    if os.getpid() == owner:  # not in a worker that was forked
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _state(path: Path) -> tuple[int, ...] | None:

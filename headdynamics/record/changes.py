@@ -60,8 +60,8 @@ class Changes(io.RawIOBase):
         """Make a copy of the file what it should be now."""
         for page in sorted(self._changed):
             data, start = memoryview(self._pages[page]), page * PAGE
-            while data and start < self.size:
-                written = os.pwrite(descriptor, data[: self.size - start], start)
+            while data:
+                written = os.pwrite(descriptor, data, start)
                 data, start = data[written:], start + written
         os.ftruncate(descriptor, self.size)
 

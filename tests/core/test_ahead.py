@@ -5,8 +5,11 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import h5py
 import pytest
@@ -108,6 +111,33 @@ def test_a_write_that_fails_leaves_no_copy_and_the_next_is_right(tmp_path, monke
     assert not list(tmp_path.glob(".*.tmp"))
     one.write(a_snapshot(3))
     assert updates(one.path) == [1, 3]
+
+
+def test_a_program_that_ends_without_closing_leaves_no_copy(tmp_path):
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[2])\n"
+        "from test_ahead import ahead, recorder, a_snapshot\n"
+        "ahead.LONG = 1; one = recorder(sys.argv[1]); one.write(a_snapshot(1))\n"
+        "one._ahead._thread.join(); print(one._ahead.temporary.exists())"
+    )
+    words = [sys.executable, "-c", program, str(tmp_path / "run.h5"), str(Path(__file__).parent)]
+    assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == "True\n"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["run.h5", "run.h5.lock"]
+
+
+def test_a_forked_worker_takes_nothing_away(tmp_path, copies):
+    one = recorder(tmp_path / "run.h5")
+    one.write(a_snapshot(1))
+    one._ahead._thread.join()
+    pid = os.fork()
+    if not pid:
+        one._ahead = None  # its last reference in the worker
+        os._exit(0)
+    os.waitpid(pid, 0)
+    del copies[:]
+    one.write(a_snapshot(2))
+    one.close()
+    assert copies == [False] and updates(one.path) == [1, 2]
 
 
 def test_killed_at_any_instant(tmp_path):

@@ -8,8 +8,9 @@ import pytest
 from headdynamics.record import changes
 
 
+@pytest.mark.parametrize("size", [3000, 9000])
 @pytest.mark.parametrize("page", [1, 7, 4096])
-def test_changes_are_those_of_a_file(tmp_path, monkeypatch, page):
+def test_changes_are_those_of_a_file(tmp_path, monkeypatch, page, size):
     """Random reads, writes and cuts, against a real file; the file below is not touched until it is asked for."""
     monkeypatch.setattr(changes, "PAGE", page)
     rng = random.Random(page)
@@ -28,7 +29,7 @@ def test_changes_are_those_of_a_file(tmp_path, monkeypatch, page):
                 length = min(length, max(0, os.fstat(expected.fileno()).st_size - at))
                 assert found.read(length) == expected.read(length)
             assert (found.tell(), found.size) == (expected.tell(), os.fstat(expected.fileno()).st_size)
-        found.truncate(5500), expected.truncate(5500)
+        found.truncate(size), expected.truncate(size)
         untouched = below.read_bytes()
         with open(below, "r+b") as copy:
             found.apply(copy.fileno())
