@@ -9,7 +9,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,9 +18,10 @@ from torch import nn
 
 from .best import Best, best_heads, held_out
 from .heads import Heads, heads_in
-from .scores import Score, Scores
-from .sharing import scores_under
+from .scores import BatchScore, Score, Scores
+from .sharing import scores_under, shared_scores
 from .significance import NO_TEST, RESAMPLES, paired_tests, scipy_stats
+from .stopping import Stopped, stopped
 
 WHAT = ("one", "all-but-one")
 
@@ -32,6 +34,8 @@ class Ablation:
     `high` (95%), `pvalue` (uncorrected) and `effect` are of `delta`: see `significance.PairedTest`; all NaN, with
     test "none" and n 0, where the score is a plain number that tells nothing of its examples. `halves`: [2, H],
     delta on the even and on the odd examples. `block`: [H], the attention block (layer) that a head is in.
+    `examples`: int [H], how many of the n a head was evaluated on: fewer only where `ablate` was told to stop; its
+    `delta`, and the test, are then of these, and its `score` is base + delta.
     """
 
     what: str
@@ -48,6 +52,7 @@ class Ablation:
     test: str
     greater_is_better: bool
     n: int
+    examples: np.ndarray
 
     def best(self) -> Best:
         """The best head of each layer, chosen on the same examples as its `delta`: it flatters that head."""
@@ -67,34 +72,66 @@ def ablate(
     test: str = "auto",
     resamples: int = RESAMPLES,
     seed: int = 0,
+    stop: float | None = None,
 ) -> Ablation:
     """Score `model` H + 1 times, in the mode it is in: whole, then with the heads of `what` masked for each head.
 
-    `test`, `resamples` and `seed`: see `significance.paired_test`.
+    The H + 1 scores share what they have in common, batch by batch, where `score` is made of batches (see `sharing`).
+    `test`, `resamples` and `seed`: see `significance.paired_test`. `stop`: a level of significance at which each head's
+    evaluation ends once its test has decided (see `stopping`); default: every head is evaluated on all examples.
 
     Raises:
-        ValueError: `what` is neither "one" nor "all-but-one"; or see `paired_test`.
+        ValueError: `what` is neither "one" nor "all-but-one"; `stop` is no level, or the score is not made of batches;
+            or see `paired_test`.
         HeadsError: see `find_heads`.
         ImportError: the tests need scipy, and it is missing.
 
     """
     check_ablations([what])
     heads = heads_in(model, heads)
-    base, *results = scores_under(model, heads, score, [torch.ones(len(heads)), *_masks(heads, what)])
-    up = bool(getattr(score, "greater_is_better", True))
+    masks, up = _masks(heads, what), bool(getattr(score, "greater_is_better", True))
+    if stop is not None:
+        return _told(what, _until_decided(model, heads, score, masks, stop, test, resamples, seed), heads, up)
+    base, *results = scores_under(model, heads, score, [torch.ones(len(heads)), *masks])
     found = [one for one in results if isinstance(one, Scores)]
     if not isinstance(base, Scores) or len(found) < len(results):
         return _untested(what, _value(base), np.array([_value(one) for one in results]), heads.block, up)
     tests = paired_tests(base, found, test, resamples, seed)
+    return _told(what, [Stopped(base, one, its) for one, its in zip(found, tests, strict=True)], heads, up)
+
+
+def _until_decided(
+    model: nn.Module,
+    heads: Heads,
+    score: Score,
+    masks: torch.Tensor,
+    level: float,
+    test: str,
+    resamples: int,
+    seed: int,
+) -> list[Stopped]:
+    if not 0 < level < 1:
+        raise ValueError(f"stop is a level of significance between 0 and 1, such as 0.01, not {level}")
+    if not isinstance(score, BatchScore):
+        raise ValueError("an evaluation that stops needs a score made of batches, such as hd.accuracy(batches)")
+
+    def measure(batches: Sequence[Any], which: Sequence[int]) -> list[Scores]:
+        return shared_scores(model, heads, replace(score, batches=batches), [torch.ones(len(heads)), *masks[which]])
+
+    return stopped(list(score.batches), measure, len(masks), level, test=test, resamples=resamples, seed=seed)
+
+
+def _told(what: str, found: Sequence[Stopped], heads: Heads, greater_is_better: bool) -> Ablation:
+    base = max((one.base for one in found), key=lambda base: base.n)
     columns = {
-        name: np.array([getattr(one, name) for one in tests])
+        name: np.array([getattr(one.test, name) for one in found])
         for name in ("delta", "stderr", "pvalue", "low", "high", "effect")
     }
-    values = np.array([one.value for one in found])
-    halves = np.array([[_part(one, i) - _part(base, i) for one in found] for i in range(2)])
+    values = [one.score.value if one.score.n == base.n else base.value + one.test.delta for one in found]
+    halves = np.array([[_part(one.score, i) - _part(one.base, i) for one in found] for i in range(2)])
     return Ablation(
-        what, base.value, values, **columns, halves=halves, block=heads.block, test=tests[0].test,
-        greater_is_better=up, n=base.n,
+        what, base.value, np.array(values), **columns, halves=halves, block=heads.block, test=found[0].test.test,
+        greater_is_better=greater_is_better, n=base.n, examples=np.array([one.score.n for one in found]),
     )  # fmt: skip
 
 
@@ -134,5 +171,5 @@ def _untested(what: str, base: float, values: np.ndarray, block: np.ndarray, gre
     missing = np.full(len(values), np.nan)
     return Ablation(
         what, base, values, values - base, missing, missing, missing, missing, missing,
-        np.stack([missing, missing]), block, NO_TEST, greater_is_better, 0,
+        np.stack([missing, missing]), block, NO_TEST, greater_is_better, 0, np.zeros(len(values), int),
     )  # fmt: skip

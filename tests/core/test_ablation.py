@@ -159,7 +159,7 @@ def test_methods_use_the_ablations_own_direction():
     for up, heads in ((True, [1, 3]), (False, [0, 2])):
         found = Ablation(
             "all-but-one", 0.0, nothing, halves.mean(0), nothing, nothing, nothing, nothing, nothing, halves,
-            np.array([0, 0, 1, 1]), "t", up, 4,
+            np.array([0, 0, 1, 1]), "t", up, 4, np.full(4, 4),
         )  # fmt: skip
         assert found.best().head.tolist() == heads and found.held_out().head.tolist() == [heads, heads]
 

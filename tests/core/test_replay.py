@@ -21,6 +21,12 @@ def in_place(self, x, context):
     return out, None
 
 
+def in_place_elsewhere(self, x, context):
+    total = x.clone()
+    total += self.o_proj(context)
+    return total, None
+
+
 def in_place_later(self, x, context):
     share = x.clone()
     out = self.o_proj(context) + share
@@ -61,6 +67,7 @@ INSIDES = [
     normed,
     derived,
     in_place,
+    in_place_elsewhere,
     in_place_later,
     context_reused,
     context_overwritten,
