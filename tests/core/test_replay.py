@@ -1,5 +1,6 @@
 """What comes after the gate in an attention module is done again, or the module runs."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -59,6 +60,22 @@ def viewed(self, x, context):
     return out.view(x.shape).transpose(0, 1).transpose(0, 1), None
 
 
+def in_halves(self, x, context):
+    first, second = self.o_proj(context).chunk(2, -1)
+    return torch.cat([second, first], -1), None
+
+
+def transposed(self, x, context):
+    out = self.o_proj(context)
+    square = out[:, :, :5]
+    return out + nn.functional.pad(square - 2 * square.transpose(1, 2), (0, 3)), None
+
+
+def outside_torch(self, x, context):
+    """Torch does not see what becomes of W_O's output."""
+    return torch.from_numpy(np.tanh(self.o_proj(context).numpy())), None
+
+
 def not_returned(self, x, context):
     return x, self.o_proj(context)
 
@@ -74,6 +91,9 @@ INSIDES = [
     branching,
     twice,
     viewed,
+    in_halves,
+    transposed,
+    outside_torch,
     not_returned,
 ]
 
