@@ -31,6 +31,7 @@ BENCHMARKS = (
     "online",
     "ablation",
     "curve",
+    "curve_translation",
     "knee",
     "budget",
     "memory",
