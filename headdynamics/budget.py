@@ -17,7 +17,9 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from .nested import SIXTEENTHS, Parts, taking
+import numpy as np
+
+from .nested import Parts, taking
 
 logger = logging.getLogger("headdynamics")
 RESERVE = 1.1  # no two snapshots take the same time
@@ -49,6 +51,7 @@ class Budget:
         self.share, self.collections, self.clock = share, collections, clock
         self.began, self.spent = clock(), 0.0
         self._whole: float | None = None  # what the last snapshot would have taken with all examples
+        self._parts = np.mean([np.maximum(c.sizes, 1) / max(1, c.sizes[-1]) for c in collections], axis=0)  # of all examples
         self._told = False
 
     def allowance(self) -> float:
@@ -67,15 +70,15 @@ class Budget:
         finally:
             took = self.clock() - began
             self.spent += took
-            self._whole = took * 16 / SIXTEENTHS[parts - 1]
+            self._whole = took / float(self._parts[parts - 1])
             if parts == 1 and took > allowance:
                 self._tell(took, allowance)
 
     def _affordable(self, allowance: float) -> int:
         if self._whole is None:
             return 1
-        costs = [RESERVE * self._whole * sixteenths / 16 for sixteenths in SIXTEENTHS]
-        return max(1, sum(cost <= allowance for cost in costs))
+        costs = RESERVE * self._whole * self._parts
+        return max(1, int((costs <= allowance).sum()))
 
     def _tell(self, took: float, allowance: float) -> None:
         if not self._told:

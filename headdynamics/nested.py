@@ -20,7 +20,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-SIXTEENTHS = (1, 2, 3, 4, 6, 8, 12, 16)  # of all examples in the first 1, 2, ... parts: at most half as much again
+SHARES = (1, 2, 4, 6, 8, 12, 16, 24, 32)  # of all examples in the first 1, 2, ... parts, in 32nds
+WHOLE = SHARES[-1]
 
 
 @runtime_checkable
@@ -36,7 +37,7 @@ class Parts(Protocol):
 
 def nested_sizes(n: int, batch_size: int = 1) -> tuple[int, ...]:
     """Examples in the first 1, 2, ... parts of `n`: whole batches, but for the last part of all."""
-    return tuple(min(n, -(-n * sixteenths // (16 * batch_size)) * batch_size) for sixteenths in SIXTEENTHS)
+    return tuple(min(n, -(-n * share // (WHOLE * batch_size)) * batch_size) for share in SHARES)
 
 
 def as_drawn(batches: Any, rows: np.ndarray) -> np.ndarray:

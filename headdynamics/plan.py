@@ -26,7 +26,7 @@ class Plan:
     ablations: "one" and "all-but-one": H + 1 more scores each, with paired tests; see `ablation`. Default: none.
     knee_tolerance, knee_confidence: see `knee.find_knee`.
     budget: snapshots stay within this share of training's wall-clock (0.05: 5%), by taking as many of the examples as
-        that buys, a random subset; the first takes a sixteenth. See `budget`. Default: always all.
+        that buys, a random subset; the first takes a 32nd. See `budget`. Default: always all.
 
     Raises:
         ValueError: an option makes no sense.

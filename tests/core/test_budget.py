@@ -25,46 +25,46 @@ class Clock:
 
 def visits(share, trainings, price, fixed=0.0):
     """Sixteenths that each snapshot takes after so many seconds of training, and seconds in all of each."""
-    clock, parts = Clock(), Nested(range(16))
+    clock, parts = Clock(), Nested(range(32))
     budget = Budget(share, [parts], clock)
     taken, took = [], 0.0
     for seconds in trainings:
         clock.now += seconds
         with budget.visit():
             taken.append(len(parts))
-            assert sorted(parts) == sorted(list(Nested(range(16)))[: len(parts)])
+            assert sorted(parts) == sorted(list(Nested(range(32)))[: len(parts)])
             clock.now += fixed + price * len(parts)
         took += fixed + price * len(parts)
     assert budget.spent == pytest.approx(sum(fixed + price * n for n in taken))
-    assert len(parts) == 16  # outside of a snapshot all
+    assert len(parts) == 32  # outside of a snapshot all
     return taken, budget.spent, sum(trainings)
 
 
 def test_the_first_takes_one_part_and_the_others_what_they_can_pay_for():
-    """5% of 100 s is 5 s; a sixteenth takes 1 s, 1.1 with the reserve: 4 sixteenths, then those that 6 s pay for."""
-    taken, spent, training = visits(0.05, [100, 100, 100, 100], price=1)
-    # 5 - 1 left; 9 / 1.1 = 8.1 -> 8; 1 + 5 = 6 / 1.1 = 5.4 -> 4; 2 + 5 = 7 / 1.1 = 6.3 -> 6
-    assert taken == [1, 8, 4, 6]
-    assert spent == 19 and spent <= 0.05 * training
+    """5% of 100 s is 5 s, and a 32nd takes 0.5 s, 0.55 with the reserve."""
+    taken, spent, training = visits(0.05, [100, 100, 100, 100], price=0.5)
+    # 5 - 0.5 stay, and 5: 9.5 / 0.55 = 17.3 -> 16; 1.5 + 5 = 6.5 / 0.55 = 11.8 -> 8; 2.5 + 5 = 7.5 / 0.55 = 13.6 -> 12
+    assert taken == [1, 16, 8, 12]
+    assert spent == 18.5 and spent <= 0.05 * training
 
 
 def test_all_examples_where_there_is_time_for_them():
-    assert visits(0.05, [100, 1000, 1000], price=1)[0] == [1, 16, 16]
+    assert visits(0.05, [100, 1000, 1000], price=1)[0] == [1, 32, 32]
 
 
 def test_a_deficit_is_paid_back(caplog):
     """One part takes 3 s where 1 s is allowed: the fewest until training has caught up, and the log says so once."""
     with caplog.at_level(logging.WARNING, logger="headdynamics"):
         taken, spent, training = visits(0.01, [100] * 5 + [3000], price=3)
-    assert taken == [1, 1, 1, 1, 1, 6]  # 35 - 15 = 20 s for 6.06 parts
+    assert taken == [1, 1, 1, 1, 1, 6]  # 35 - 15 = 20 s for 6.06 batches
     assert [record.message.count("took 3.00 s, and the budget had 1.00 s") for record in caplog.records] == [1]
     assert spent == 33 <= 0.01 * training
 
 
 def test_costs_that_no_example_causes_are_noticed():
     """With 4 s for the file, say, a snapshot's price falls as it grows: in proportion the first looks dear."""
-    taken, spent, training = visits(0.1, [100] * 6, price=0.1, fixed=4)
-    assert taken[0] == 1 and taken[-1] == 16
+    taken, spent, training = visits(0.1, [100] * 6, price=0.05, fixed=4)
+    assert taken[0] == 1 and taken[-1] == 32
     assert spent <= 0.1 * training
 
 
@@ -72,26 +72,26 @@ def test_costs_that_no_example_causes_are_noticed():
 def test_never_beyond_the_budget_but_by_what_cannot_be_foreseen(seed):
     """Prices vary by a tenth and training by half: the total stays within the share, but for a part of one snapshot."""
     draw = np.random.default_rng(seed)
-    clock, parts = Clock(), Nested(range(16))
+    clock, parts = Clock(), Nested(range(32))
     budget, training = Budget(0.05, [parts], clock), 0.0
     for _ in range(30):
         seconds = 60 * draw.uniform(0.5, 1.5)
         training += seconds
         clock.now += seconds
         with budget.visit():
-            took = 0.3 * len(parts) * draw.uniform(0.9, 1.1)
+            took = 0.15 * len(parts) * draw.uniform(0.9, 1.1)
             clock.now += took
         assert budget.spent <= 0.05 * training + 0.12 * took
     assert budget.spent > 0.035 * training  # and it is used
 
 
 def test_a_failing_snapshot_is_booked_and_gives_the_parts_back():
-    clock, parts = Clock(), Nested(range(16))
+    clock, parts = Clock(), Nested(range(32))
     budget = Budget(0.5, [parts], clock)
     with pytest.raises(KeyError), budget.visit():
         clock.now += 7
         raise KeyError
-    assert budget.spent == 7 and len(parts) == 16
+    assert budget.spent == 7 and len(parts) == 32
 
 
 @pytest.mark.parametrize("share", [0, -0.1, 1.5, float("nan"), 5])
@@ -103,11 +103,30 @@ def test_a_budget_is_a_share(share):
         Observer(case.build(), batches=[case.batch], budget=share)
 
 
+def test_a_part_costs_what_it_holds():
+    """Parts of whole batches: the first is two 32nds, not one, and takes 2 s of 32."""
+
+    class Batches:
+        sizes, taken = (2, 2, 4, 6, 8, 12, 16, 24, 32), 9
+
+        def __iter__(self):
+            return iter(range(self.sizes[self.taken - 1]))
+
+    clock, parts, taken = Clock(), Batches(), []
+    budget = Budget(0.1, [parts], clock)
+    for _ in range(2):
+        clock.now += 100
+        with budget.visit():
+            taken.append(len(list(parts)))
+            clock.now += taken[-1]
+    assert taken == [2, 16]  # 18 s / 1.1
+
+
 def test_parts_are_whole_batches():
-    assert nested_sizes(1000, 64) == (64, 128, 192, 256, 384, 512, 768, 1000)
-    assert nested_sizes(1000) == (63, 125, 188, 250, 375, 500, 750, 1000)
-    assert nested_sizes(3, 2) == (2, 2, 2, 2, 2, 2, 3, 3)
-    assert nested_sizes(0, 4) == (0,) * 8
+    assert nested_sizes(1000, 64) == (64, 64, 128, 192, 256, 384, 512, 768, 1000)
+    assert nested_sizes(1000) == (32, 63, 125, 188, 250, 375, 500, 750, 1000)
+    assert nested_sizes(3, 2) == (2, 2, 2, 2, 2, 2, 2, 3, 3)
+    assert nested_sizes(0, 4) == (0,) * 9
 
 
 def test_batches_of_a_generator_cannot_be_taken_in_parts():
@@ -162,14 +181,14 @@ def test_an_observer_buys_examples_with_time():
 
     memory = MemoryRecorder()
     observer = Observer(
-        case.build(), batches=[case.batch] * 16, loss=loss, fractions=(0,), orders=("importance",), budget=0.1,
+        case.build(), batches=[case.batch] * 32, loss=loss, fractions=(0,), orders=("importance",), budget=0.1,
         recorders=[memory], strict=True,
     )  # fmt: skip
     observer.budget = Budget(0.1, observer.budget.collections, clock)
     for update in (1, 2, 3):
         clock.now += 100
         observer.snapshot(update)
-    # 1 + 1 batches; 18 s at 2.2 s a part: 8 parts, 16 s; 12 s: 4 parts
+    # 1 + 1 batches; 18 s at 2.2 s a batch: 8 batches, 16 s; 12 s: 4 batches
     assert [s.importance.n for s in memory.snapshots] == [3, 24, 12]
     assert [s.curves["importance"].n for s in memory.snapshots] == [3, 24, 12]
     assert observer.budget.spent == 26
