@@ -86,7 +86,7 @@ class Online:
         check_options(estimator, window)
         self.heads, self.estimator, self.window, self.strict = heads_in(model, heads), estimator, window, strict
         check_model(model, self.heads, estimator)
-        self.failed, self.scale = False, OWN_LOSS
+        self.failed, self.scale, self._told = False, OWN_LOSS, False
         self._source: Source = SOURCES[estimator](self.heads)
         self._began = self._update = -1  # updates; -1: none was seen
         self._sums: torch.Tensor | None = None  # [3, H]: abs(s), s, s squared
@@ -141,16 +141,29 @@ class Online:
         missing = np.full(len(self.heads), np.nan)
         variance = np.maximum(square - total**2 / max(n, 1), 0) / max(n - 1, 1)
         self._began, self._sums, self._counts = self._update, None, None
+        known = np.where(self._deaf(), np.nan, 1)
         return Window(
             self._update,
-            total / n if n else missing,
-            np.sqrt(variance / n) if n > 1 else missing,
-            signed / examples if n else missing,
+            known * total / n if n else missing,
+            known * np.sqrt(variance / n) if n > 1 else missing,
+            known * signed / examples if n else missing,
             n,
             skipped,
             self.estimator,
             self.scale,
         )
+
+    def _deaf(self) -> np.ndarray:
+        """Heads whose s cannot be known, [H]; said once."""
+        deaf = np.isin(self.heads.block, list(self._source.deaf))
+        if deaf.any() and not self._told:
+            logger.warning(
+                "headdynamics: online importance misses %d of %d heads: they stand on frozen layers alone, and no "
+                "gradient reaches them",
+                *(deaf.sum(), len(deaf)),
+            )
+            self._told = True
+        return deaf
 
     def _sum(self, values: torch.Tensor, examples: int) -> None:
         """Add rows of s, [rows, H], each of so many examples; those that are not finite count as skipped."""

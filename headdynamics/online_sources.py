@@ -32,6 +32,8 @@ Rows = tuple[torch.Tensor, int]  # s [rows, H], and how many examples each row i
 class Source(Protocol):
     """One estimator's way to s; HeadsError where it cannot read a block."""
 
+    deaf: set[int]  # blocks whose s cannot be known: not 0 but missing
+
     def __init__(self, heads: Heads) -> None: ...
 
     def tapped(self, forgiven: Forgiven) -> AbstractContextManager[None]:
@@ -73,11 +75,12 @@ class Contexts:
         for block in heads.blocks:
             if block.functional and is_parametrized(block.projection, "weight"):
                 raise HeadsError(f"W_O of {block.name} has a parametrized weight, behind which no gate can be put")
-        self.heads = heads
+        self.heads, self.deaf = heads, set[int]()
         self.forget()
 
     def forget(self) -> None:
         """See `Source`."""
+        self._fired, self._tapped = set[int](), set[int]()  # blocks
         self._heard: list[list[tuple[torch.Size, torch.Tensor]]] = [[] for _ in self.heads.blocks]
 
     @contextlib.contextmanager
@@ -93,8 +96,12 @@ class Contexts:
 
         def gate(index: int) -> Gate:
             def tap(x: torch.Tensor) -> torch.Tensor:
-                listens = torch.is_grad_enabled() and x.requires_grad
-                return Tap.apply(x, index, keep) if listens else x
+                self._fired.add(index)
+                with forgiven():
+                    if torch.is_grad_enabled() and x.requires_grad:
+                        self._tapped.add(index)
+                        return Tap.apply(x, index, keep)
+                return x
 
             return tap
 
@@ -102,12 +109,16 @@ class Contexts:
             yield
 
     def collect(self, weight: torch.Tensor | None) -> Rows | None:
-        """See `Source`; the heads of a block that did not fire have no path to the loss, and s = 0."""
-        heard = self._heard
+        """See `Source`; the heads of a block that did not fire have no path to the loss, and s = 0.
+
+        No gradient reaches one that fires on frozen layers alone, though its heads have an s.
+        """
+        heard, deaf = self._heard, self._fired - self._tapped
         self.forget()
         parts = [part for fired in heard for _, part in fired]
         if not parts:
             return None
+        self.deaf |= deaf
         examples = min(map(len, parts)) if weight is None else len(weight)
         columns = []
         for block, fired in zip(self.heads.blocks, heard, strict=True):
@@ -135,7 +146,7 @@ class WeightGradients:
     """
 
     def __init__(self, heads: Heads) -> None:
-        self.heads = heads
+        self.heads, self.deaf = heads, set[int]()
         self._weights = [own_weight(block) for block in heads.blocks]
         self._added: list[torch.Tensor] = []  # weights of examples
         self.forget()

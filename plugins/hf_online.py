@@ -112,7 +112,7 @@ class ModelLoss:
             return None
         if inner is None or outer is None:
             self._relative()
-            inner = torch.full((rows,), 1 / rows)
+            inner = torch.full((rows,), 1 / rows, device=None if outer is None else outer.device)
         return inner if outer is None else inner.to(outer.device) * outer.float()
 
     def _relative(self) -> None:

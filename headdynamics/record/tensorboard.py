@@ -78,7 +78,9 @@ class TensorBoardRecorder:
         """See `Recorder`."""
         kinds = self._run.heads.kind if self._run is not None else np.empty(0)
         for kind in np.unique(kinds):
-            self._writer.add_scalar(f"online/{kind}", float(window.mean[kinds == kind].mean()), window.update)
+            known = window.mean[(kinds == kind) & np.isfinite(window.mean)]
+            if len(known):
+                self._writer.add_scalar(f"online/{kind}", float(known.mean()), window.update)
         self._writer.flush()
 
     def _images(self, run: Run, snapshot: Snapshot) -> None:

@@ -11,6 +11,7 @@ import torch
 import transformers as hf
 from models import CASES, SIZES, TEXT, class_loss
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import headdynamics as hd
@@ -330,6 +331,62 @@ def test_what_cannot_be_measured_is_said():
     torch.nn.utils.parametrizations.weight_norm(attention.encoder.layers[0].self_attn.out_proj)
     with pytest.raises(hd.HeadsError, match="parametrized"):
         Online(attention)
+
+
+def test_heads_on_frozen_layers_are_missing_not_zero(caplog):
+    """No gradient reaches their W_O; those of the layer above are as always."""
+    case = CASES["bert"]
+    model = without_dropout(case.build(), True)
+    want = hd.importance(model, [case.batch], case.loss).mean
+    model.bert.embeddings.requires_grad_(False)
+    model.bert.encoder.layer[0].requires_grad_(False)
+    found = one_step(Online(model, strict=True), lambda: case.loss(model, case.batch), torch.ones(3))
+    assert np.isnan(found.mean[:4]).all() and np.isnan(found.signed[:4]).all() and np.isnan(found.stderr[:4]).all()
+    np.testing.assert_allclose(found.mean[4:], want[4:], rtol=1e-9)
+    assert found.n == 3 and caplog.text.count("misses 4 of 8 heads") == 1
+
+
+def test_a_block_that_does_not_fire_has_no_s():
+    """As where training drops a layer."""
+    case = CASES["bert"]
+    model = without_dropout(case.build(), True)
+    online = Online(model, strict=True)
+    model.bert.encoder.layer = model.bert.encoder.layer[:1]
+    want = hd.importance(model, [case.batch], case.loss).mean
+    found = one_step(online, lambda: case.loss(model, case.batch), torch.ones(3))
+    np.testing.assert_allclose(found.mean, [*want, 0, 0, 0, 0], rtol=1e-9)
+
+
+class Waits(TorchDispatchMode):
+    """Notes what makes the host wait for a device."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, call, types, args=(), kwargs=None):
+        if str(call).split(".")[1] in ("_local_scalar_dense", "nonzero", "equal", "masked_select", "_to_copy"):
+            self.found += [] if "_to_copy" in str(call) and "device" not in (kwargs or {}) else [str(call)]
+        return call(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("estimator", ["example", "batch"])
+def test_the_host_does_not_wait_before_a_window_ends(estimator):
+    case = CASES["bert"]
+    model = case.build().train()
+    online, weight = Online(model, estimator, strict=True), torch.ones(3)
+    for update in (1, 2, 3):
+        with online.tapped():
+            loss = case.loss(model, case.batch).sum()
+            with Waits() as waits:
+                loss.backward()
+        with waits:
+            online.add(weight)
+            assert online.step(update) is None
+    assert waits.found == []
+    with waits:
+        assert float(weight[0]) == 1
+    assert waits.found == ["aten._local_scalar_dense.default"]
 
 
 def test_the_batch_form_needs_the_weights(caplog):
