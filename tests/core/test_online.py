@@ -65,6 +65,16 @@ def test_an_examples_own_i(case, weight):
     assert (found.n, found.skipped, found.update, found.estimator) == (3, 0, 1, "example")
 
 
+def test_an_example_of_no_weight_has_no_s():
+    """None of its targets counts: it is an example whose s is 0."""
+    case, weight = CASES["bert"], torch.tensor([1.0, 0.0, 2.0])
+    model = without_dropout(case.build(), True)
+    want = hd.importance(model, [case.batch], lambda m, b: case.loss(m, b) * (weight > 0))
+    found = one_step(Online(model, strict=True), lambda: case.loss(model, case.batch), weight)
+    assert (found.n, found.skipped) == (3, 0)
+    np.testing.assert_allclose(found.mean, want.mean, rtol=1e-9)
+
+
 def test_the_batch_form(case):
     model, batch = without_dropout(case.build(), case.double), batch_of(case)
     want = hd.importance(model, [batch], case.loss, "batch")

@@ -1,13 +1,24 @@
 """Online importance on real fairseq-train processes: the same bits, I(h) of every batch, no gap and no double."""
 
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
 import fairseq_tiny as tiny
 import h5py
 import numpy as np
 import pytest
+import torch
 from fairseq_tiny import checkpoint
+from headdynamics.plugins.fairseq_measures import CriterionLoss
+from headdynamics.plugins.fairseq_online import FairseqOnline
 from test_fairseq_resumed import assert_same, train_steps
 
 import headdynamics as hd
+from headdynamics.online import Online
+
+sys.path.append(str(Path(__file__).parents[1] / "core"))
+from models import CASES, dictionary  # noqa: E402
 
 ONLINE = ["--hd-online", "--hd-online-window", "3", "--hd-every", "never", "--hd-strict"]
 NO_DROPOUT = ["--dropout", "0", "--attention-dropout", "0"]
@@ -101,3 +112,67 @@ def test_what_cannot_be_measured_is_said_and_snapshots_go_on(data, tmp_path):
     assert "done training" in log
     with h5py.File(tmp_path / "headdynamics.h5") as file:
         assert file["snapshot"][:].tolist() == [3] and "online" not in file
+
+
+@pytest.fixture
+def listened():
+    """A task of two criterion passes a step, each with its backward, scaled as in fp16, and what listens to it."""
+    from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterion
+
+    case = CASES["fairseq"]
+    model, scale = case.build().train(), 1024
+    for module in model.modules():
+        for name in ("p", "dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+
+    class Task:
+        target_dictionary = dictionary()
+
+        def train_step(self, sample, model, criterion, ignore_grad=False, at_once=False):
+            losses = []
+            for _ in range(2):
+                losses.append(criterion(model, sample)[0])
+                if not at_once:
+                    (losses[-1] * (0 if ignore_grad else scale)).backward()
+            if at_once:
+                sum(losses).backward()
+
+    task, sample = Task(), {**case.batch, "ntokens": 12}
+    criterion = LabelSmoothedCrossEntropyCriterion(task, False, 0.1)
+    listens = FairseqOnline(Online(model), SimpleNamespace(task=task, get_criterion=lambda: criterion), "mean")
+    listens.start(model, sample)
+
+    def step(**how):
+        task.train_step(sample=sample, model=model, criterion=criterion, **how)
+        return listens.online
+
+    return step, hd.importance(model, [sample], CriterionLoss(criterion, 1))
+
+
+def test_each_pass_of_a_step_counts_and_dummy_batches_do_not(listened):
+    step, want = listened
+    step(ignore_grad=True)
+    found = step().step(1, close=True)
+    assert found.n == 6 and found.scale == "own loss"
+    np.testing.assert_allclose(found.mean, want.mean, rtol=0, atol=2e-6 * want.mean.max())
+
+
+def test_two_losses_in_one_backward_pass_are_not_understood(listened, caplog):
+    step, _ = listened
+    online = step(at_once=True)
+    assert online.failed and "calls its criterion again before the backward pass" in caplog.text
+
+
+def test_a_criterion_that_returns_a_mean_is_relative(caplog):
+    class Mean(torch.nn.Module):
+        def forward(self, model, sample, reduce=True):
+            losses = CASES["fairseq"].loss(model, sample)
+            return losses.mean() if reduce else losses, 1, {}
+
+    model, criterion = CASES["fairseq"].build(), Mean()
+    task = SimpleNamespace(target_dictionary=dictionary(), train_step=None)
+    online = Online(model)
+    trainer = SimpleNamespace(task=task, get_criterion=lambda: criterion)
+    FairseqOnline(online, trainer, "mean").start(model, CASES["fairseq"].batch)
+    assert online.scale == "relative" and "Mean does not return the sum" in caplog.text
