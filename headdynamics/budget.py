@@ -51,7 +51,8 @@ class Budget:
         self.share, self.collections, self.clock = share, collections, clock
         self.began, self.spent = clock(), 0.0
         self._whole: float | None = None  # what the last snapshot would have taken with all examples
-        self._parts = np.mean([np.maximum(c.sizes, 1) / max(1, c.sizes[-1]) for c in collections], axis=0)  # of all examples
+        shares = [np.maximum(c.sizes, 1) / max(1, c.sizes[-1]) for c in collections]
+        self._parts = np.mean(shares, axis=0)  # of all examples, in the first 1, 2, ... parts
         self._told = False
 
     def allowance(self) -> float:
