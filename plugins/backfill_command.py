@@ -150,8 +150,12 @@ def _fairseq(args: argparse.Namespace, output: Path, how: dict[str, Any] | None)
 
 
 def _transformers(args: argparse.Namespace, output: Path, how: dict[str, Any] | None) -> str:
+    from transformers.utils import logging as of_transformers
+
     from .hf_checkpoints import backfill, find, watched
     from .hf_text import text_trainer
+
+    of_transformers.disable_progress_bar()  # one for the weights of each checkpoint
 
     def trainer_of(checkpoint: Any) -> Any:
         return text_trainer(
