@@ -87,8 +87,9 @@ def watch(args: argparse.Namespace) -> int:
     from headdynamics.watching import until_interrupted
 
     _check_data(args)
+    until = max(args.only) if args.only and args.until_update is None else args.until_update
     with until_interrupted() as stop:
-        how = {"look_every": args.look_every, "until_update": args.until_update, "idle": args.idle, "stop": stop}
+        how = {"look_every": args.look_every, "until_update": until, "idle": args.idle, "stop": stop}
         return _measure(args, args.data.is_dir(), how)  # binarised data are a folder, sentences a file
 
 

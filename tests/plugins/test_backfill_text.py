@@ -91,6 +91,8 @@ def test_watched_they_give_the_same_file(training, tmp_path):
     assert main(["backfill", *both, "-o", str(tmp_path / "back.h5")]) == 0
     assert content(tmp_path / "watch.h5") == content(tmp_path / "back.h5")
     assert tiny.rows(tmp_path / "watch.h5")["status"] == ["ok", "ok"]
+    assert main(["watch", *both, "-o", str(tmp_path / "one.h5"), "--look-every", "0.05", "--only", "3"]) == 0
+    assert tiny.rows(tmp_path / "one.h5")["update"] == [3]
 
 
 def copied(training, to):
