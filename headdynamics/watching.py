@@ -85,7 +85,8 @@ class Arrivals(Generic[T]):
                 self._updates.add(found.update)
                 self._taken[Path(found.path)] = self._before[Path(found.path)]
                 yield found
-                changed = time.monotonic()
+                if found.update in self._updates:  # not to be given again
+                    changed = time.monotonic()
                 if self.stop.is_set():
                     return
             if self.until_update is not None and any(update >= self.until_update for update in self._updates):

@@ -122,7 +122,9 @@ def test_it_ends_after_an_update(tmp_path):
     assert [c.update for c in watching(tmp_path, nothing, later, nothing, nothing, until_update=7)] == [1, 2, 5, 6, 9]
 
 
-def test_it_ends_when_nothing_changes(tmp_path, monkeypatch):
+@pytest.fixture
+def later(monkeypatch):
+    """Scenes ten seconds later, by a clock of ours."""
     clock = [0.0]
     monkeypatch.setattr("headdynamics.watching.time.monotonic", lambda: clock[0])
 
@@ -134,6 +136,19 @@ def test_it_ends_when_nothing_changes(tmp_path, monkeypatch):
 
         return scene
 
+    return later
+
+
+def test_what_can_never_be_used_does_not_keep_it_going(tmp_path, later):
+    (tmp_path / "c1").write_text("1")
+    given, arrivals = [], watching(tmp_path, *map(later, [nothing] * 20), idle=45)
+    for one in arrivals:
+        given.append(one.update)
+        arrivals.again(one, "cut")
+    assert len(given) == 5 and len(arrivals.stop.waited) == 5
+
+
+def test_it_ends_when_nothing_changes(tmp_path, later):
     write = writer(tmp_path / "c1")
     arrivals = watching(tmp_path, *map(later, [write("1"), write("2"), write("3"), *[nothing] * 9]), idle=25)
     assert [c.update for c in arrivals] == [3]
