@@ -50,6 +50,7 @@ class TrainerOnline:
 
     def begin(self) -> None:
         """Before the forward passes of an update."""
+        self.end()
         if not self.online.failed:
             self._listening.enter_context(self.online.tapped())
             self._listening.enter_context(self._loss.read())
