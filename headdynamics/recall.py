@@ -141,6 +141,8 @@ class Remembering:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The remembered output where it is known, else that of the module."""
+        if torch.compiler.is_compiling():
+            return self.forward(*args, **kwargs)
         memory, inputs = self.memory, (args, tuple(kwargs.items()))
         calls = len(memory.calls.get(self.module, []))
         new = memory.recording and calls < MOST_CALLS and not (self.early and memory.begun)

@@ -25,7 +25,7 @@ class _Slot:
 class Tail(TorchDispatchMode):
     """Entered at the gate and left where the module returns: notes each operation that depends on `gated`.
 
-    `watch` is handed the other tensors that go into these operations.
+    `watch` is handed the other tensors that go into these operations, before any is written to.
     """
 
     def __init__(self, context: torch.Tensor, gated: torch.Tensor, watch: Callable[[list[Any]], None]) -> None:
@@ -37,22 +37,24 @@ class Tail(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Do `func`, and note it where an argument depends on the context."""
-        found = func(*args, **(kwargs or {}))
-        args, kwargs = mapped((args, kwargs or {}), self._slotted)
-        inputs = list(leaves((args, kwargs)))
-        if any(isinstance(one, _Slot) for one in inputs):
-            outputs = list(leaves(found))
-            self._repeatable &= not func._schema.is_mutable and all(isinstance(one, torch.Tensor) for one in outputs)
+        slotted = mapped((args, kwargs or {}), self._slotted)
+        inputs = list(leaves(slotted))
+        depends = any(isinstance(one, _Slot) for one in inputs)
+        if depends:
             self._watch(inputs)
-            self._steps.append((func, args, kwargs))
+        found = func(*args, **(kwargs or {}))
+        if depends:
+            outputs = list(leaves(found))
+            self._repeatable &= all(isinstance(one, torch.Tensor) for one in outputs)
+            self._steps.append((func, *slotted))
             self._dependent += [one for one in outputs if isinstance(one, torch.Tensor)]
         return found
 
     def finish(self, output: Any) -> bool:
         """Take what the module returned; whether it can be done again.
 
-        It cannot where an operation wrote in place or read a number from a tensor, on which what followed may hang, or
-        where nothing that the module returned depends on the context.
+        It cannot where a number was read from a tensor, on which what followed may hang, or where torch saw no way from
+        the context to what the module returned.
         """
         self._output = mapped(output, self._slotted)
         self._dependent = []
