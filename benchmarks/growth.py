@@ -75,7 +75,7 @@ def grows(what: str, make: Callable[..., Callable[[], object]], over: str, formu
 
 def _row(what: str, values: Sequence[int], over: str, formula: str, times: Sequence[float]) -> Row:
     slope = np.polyfit(np.log(values), np.log(times), 1)[0]
-    shown = ", ".join(f"{1000 * t:.3g}" for t in times)
+    shown = ", ".join(f"{1000 * t:,.0f}" for t in times)
     return told(
         f"{what}: time over {over}", formula, f"slope {slope:.2f} ({values[0]:,} to {values[-1]:,}: {shown} ms)"
     )
@@ -139,10 +139,10 @@ def main() -> None:
             grows("I(h)", importance, "examples", "1: examples x 2 passes"),
             grows("I(h)", importance, "layers", "1: a pass is layers long"),
             grows("I(h)", importance, "heads", "0: every head in one pass"),
-            grows("curve", curve, "examples", "1 and a constant: points x examples, and one batch to prove"),
+            grows("curve", curve, "examples", "1 and a constant: points x examples; to cut and to prove"),
             grows("curve", curve, "layers", "1"),
             grows("curve", curve, "heads", "0: points are fractions"),
-            grows("curve", curve, "points", "1 and a constant"),
+            grows("curve", curve, "points", "1 and a constant: the same"),
             grows("ablation", ablation, "examples", "1"),
             grows("ablation", ablation, "layers", "2: heads x layers x half the layers"),
             grows("ablation", ablation, "heads", "1: one pass from its layer on"),
