@@ -254,17 +254,19 @@ def test_what_is_not_finite_is_left_out_and_counted():
     np.testing.assert_allclose(window.mean, np.abs([seen[0].sum(0), seen[2].sum(0)]).mean(0), rtol=1e-12)
 
 
-def test_a_step_that_was_skipped_ends_no_window():
+@pytest.mark.parametrize(("estimator", "n"), [("example", 12), ("batch", 2)])
+def test_a_step_that_was_skipped_ends_no_window(estimator, n):
     """fp16 overflows: training counts no update, and asks again with the same one."""
     model = Toy()
-    online, x = Online(model, window=2, strict=True), torch.randn(3, 5, 8, dtype=torch.float64)
+    online, x = Online(model, estimator, window=2, strict=True), torch.randn(3, 5, 8, dtype=torch.float64)
     found = []
     for update in (1, 1, 1, 2, 2):
         with online.tapped():
             model(x)[0].mean().backward()
-        online.add()
+        online.add(torch.full((3,), 1 / 3))
+        model.zero_grad()
         found.append(online.step(update))
-    assert [w and w.n for w in found] == [None, None, None, 12, None]
+    assert [w and w.n for w in found] == [None, None, None, n, None]
 
 
 def test_a_pass_that_raises_is_forgotten_and_one_without_backward_too():
