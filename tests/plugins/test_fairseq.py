@@ -29,7 +29,7 @@ def test_help_shows_our_options():
     text = tiny.run([sys.executable, "-m", "fairseq_cli.train", "--user-dir", tiny.USER_DIR, "--help"])
     for name in "every early examples score-examples subset score fractions estimator orders file tensorboard".split():
         assert f"--hd-{name}" in text, name
-    for name in "save-weights strict off user-dir".split():
+    for name in "save-weights budget strict off user-dir".split():
         assert f"--hd-{name}" in text, name
 
 
