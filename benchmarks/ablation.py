@@ -11,7 +11,9 @@ do, for ours sorted by length. MiniLM's ablation of its 72 heads is run whole, a
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -53,31 +55,31 @@ def passes(model: Any, heads: hd.Heads, score: Any, several: Sequence[int]) -> l
     return found
 
 
-def shared(model: Any, heads: hd.Heads, score: Any, several: Sequence[int]) -> tuple[float, float]:
-    """Seconds of the remembered pass, and of the passes without these heads."""
-    first = rest = 0.0
+def turn(model: Any, twin: Any, ours: Any, theirs: Any, several: Sequence[int]) -> tuple[float, float, float]:
+    """Seconds of the remembered pass, of the passes without these heads, and of masked passes of the twin."""
+    heads, its_heads = hd.find_heads(model), hd.find_heads(twin)
+    first = rest = whole = 0.0
     with torch.no_grad(), remembered(model, heads) as memory:
-        for batch in score.batches:
+        for mine, its in zip(ours.batches, theirs.batches, strict=True):
             memory.forget()
             memory.mask(torch.ones(len(heads)))
-            first += seconds(lambda batch=batch: score.measure(model, batch))  # type: ignore[misc]
+            first += seconds(partial(ours.measure, model, mine))
             for head in several:
+                with hd.masked(its_heads, without(heads, head)):
+                    whole += seconds(partial(theirs.measure, twin, its))
                 memory.mask(without(heads, head))
-                rest += seconds(lambda batch=batch: score.measure(model, batch))  # type: ignore[misc]
-    return first, rest
+                rest += seconds(partial(ours.measure, model, mine))
+    return first, rest, whole
 
 
 def speedups(model: Any, ours: Any, theirs: Any, layers: Sequence[int], rounds: int) -> np.ndarray:
     """Time of a masked pass per head over that of sharing, for all heads, [rounds]."""
-    heads = hd.find_heads(model)
+    twin, heads = copy.deepcopy(model), len(hd.find_heads(model))
     several, ratios = [12 * layer + layer for layer in layers], []
-    for turn in range(rounds + 1):  # the first warms up
-        masked = seconds(lambda: passes(model, heads, theirs, several))
-        first, rest = shared(model, heads, ours, several)
-        if turn:
-            each = len(heads) / len(several)
-            ratios.append((masked * each + masked / len(several)) / (first + rest * each))
-    return np.array(ratios)
+    for _ in range(rounds + 1):
+        first, rest, whole = turn(model, twin, ours, theirs, several)
+        ratios.append(whole / len(several) * (heads + 1) / (first + rest / len(several) * heads))
+    return np.array(ratios[1:])  # the first warms up
 
 
 def minilm_whole() -> list[Row]:

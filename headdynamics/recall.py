@@ -78,10 +78,12 @@ class Memory:
         pieces = keep.split(self.heads.sizes, dim=-1)
         self.recording, self.begun = not self._first, False
         self._first = self._first or pieces
+        self._whole = [bool((piece == 1).all()) for piece in pieces]
         self.changed = {i for i, (a, b) in enumerate(zip(self._first, pieces, strict=True)) if not torch.equal(a, b)}
 
     def _gate(self, index: int, context: torch.Tensor) -> torch.Tensor:
-        found = self._multipliers[index](context)
+        ones = self._whole[index] and context.is_contiguous() and not self.recording  # a tail tells one from the other
+        found = context if ones else self._multipliers[index](context)
         self.begun = True
         for call in self.open:
             call.fired.append(index)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from models import CASES
 from torch import nn
-from twisted import BATCHES, agree, counted, measured, net, singles
+from twisted import BATCHES, agree, by_passes, counted, measured, net, singles
 
 import headdynamics as hd
 from headdynamics.sharing import scores_under
@@ -142,6 +142,23 @@ def test_hooks_of_somebody_else_are_all_called():
         return y * len(seen)
 
     agree(net(), measured(for_all))
+
+
+def test_a_hook_that_was_there_before_is_called():
+    model, seen = net(), []
+
+    def watched(model, x):
+        seen.clear()
+        y = model(x)
+        return y * sum(seen)
+
+    handle = model.layers[0].norm.register_forward_hook(lambda module, args, out: seen.append(out))
+    heads, score = hd.find_heads(model), measured(watched)
+    for one, other in zip(
+        scores_under(model, heads, score, singles(12)), by_passes(model, heads, score, singles(12)), strict=True
+    ):
+        assert one.stats.tobytes() == other.stats.tobytes()
+    handle.remove()
 
 
 @pytest.mark.parametrize("name", ["bert", "fairseq"])
