@@ -314,6 +314,19 @@ def test_what_cannot_be_cut_is_masked_and_the_rest_cut():
         assert [layer.attention.output.dense.weight.shape[1] for layer in model.bert.encoder.layer] == [16, 0]
 
 
+def test_without_a_proof_what_is_in_doubt_is_masked():
+    model = gpt_neox()
+    heads, batch = hd.find_heads(model), {**TEXTS, "labels": IDS}
+    keep = keep_mask(random_order(8, 1), 0.6)
+    whole = [p.shape for p in model.parameters()]
+    score = hd.mean_loss([batch])
+    with removed(model, heads, keep):
+        assert [p.shape for p in model.parameters()] == whole
+        found = score(model).value
+    with hd.masked(heads, keep):
+        assert score(model).value == found != pytest.approx(hd.mean_loss([batch])(gpt_neox()).value)
+
+
 def test_a_part_of_a_group_is_masked_and_whole_groups_go():
     model = CASES["llama"].build()
     heads = hd.find_heads(model)
