@@ -33,7 +33,7 @@ class HeadDynamicsOptions:
     hd_orders: str = _option("importance,random-1,random-2,random-3", "pruning orders of the curve")
     hd_ablate: str = _option("", "also without each head in turn, with tests: one, all-but-one, or both with a comma")
     hd_budget: float = _option(
-        0.0, "share of training time that snapshots may take (0.05: a twentieth), by taking fewer examples; 0: always all"
+        0.0, "share of training time for snapshots (0.05: a twentieth), by taking fewer examples; 0: always all"
     )
     hd_online: bool = _option(False, "also I(h) of every training step, from training's own backward pass")
     hd_online_estimator: str = _option(
