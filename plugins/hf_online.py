@@ -45,7 +45,8 @@ class TrainerOnline:
         self.online = Online(model, estimator, options.online_window, strict=options.strict)
         self.observer: Observer | None = None
         self._waiting: list[Window] = []
-        self._loss = ModelLoss(unwrap(model), self.online)
+        several = args.gradient_accumulation_steps > 1 or args.world_size > 1
+        self._loss = ModelLoss(unwrap(model), self.online, several)
         self._listening = contextlib.ExitStack()
 
     def begin(self) -> None:
@@ -87,11 +88,15 @@ def listener(options: Options, args: Any, model: nn.Module) -> TrainerOnline | N
 
 
 class ModelLoss:
-    """The weight of each example's own loss in what `backward` is called on, from what the model sees and returns."""
+    """The weight of each example's own loss in what `backward` is called on, from what the model sees and returns.
 
-    def __init__(self, model: nn.Module, online: Online) -> None:
-        self.model, self.online = model, online
-        self._rule: str | None = None  # of WEIGHTS; "" where the model's loss follows none
+    `several`: an update has more batches than this process sees at once. Which rule of `weights` the model's loss
+    follows is found out by its value, at the first batches.
+    """
+
+    def __init__(self, model: nn.Module, online: Online, several: bool) -> None:
+        self.model, self.online, self.several = model, online, several
+        self._rule: str | None = None  # "" where the model's loss follows none
         self._rows = 0
         self._inner: torch.Tensor | None = None  # [B], within the model's loss
         self._outer: torch.Tensor | None = None  # the gradient that reached the model's loss
@@ -134,9 +139,14 @@ class ModelLoss:
                 return
             loss.register_hook(self._reached)
             rules = weights(inputs, predicts_next(model))
-            if self._rule is None:
-                self._rule = followed(rules, model, inputs, output, loss)
-            self._inner = rules.get(self._rule)
+            if self._rule is not None:
+                self._inner = rules.get(self._rule)
+                return
+            found = followed(rules, model, inputs, output, loss)
+            self._inner = rules[found[0]] if found else None
+            alone = self.several and found[:1] == ["items"] and len(found) > 1
+            if not alone:  # in its update, as an epoch's last batch may be: it does not tell items from tokens
+                self._rule = found[0] if found else ""
 
     def _reached(self, gradient: torch.Tensor) -> None:
         self._outer = gradient
@@ -145,7 +155,7 @@ class ModelLoss:
 def weights(inputs: Mapping[str, Any], shifted: bool) -> dict[str, torch.Tensor]:
     """Ways in which models of transformers average over a batch: name -> weight of each example's own loss, [B].
 
-    items: over the targets of all batches that an update accumulates; tokens: over those of this one; examples.
+    items: over the targets of all of an update's batches; tokens: over those of this one; examples.
     """
     try:
         labels = inputs["start_positions"] if "start_positions" in inputs else find_labels(inputs)
@@ -163,17 +173,18 @@ def weights(inputs: Mapping[str, Any], shifted: bool) -> dict[str, torch.Tensor]
 
 def followed(
     rules: Mapping[str, torch.Tensor], model: nn.Module, inputs: Mapping[str, Any], output: Any, loss: torch.Tensor
-) -> str:
-    """The rule by which the examples' own losses make up the model's loss; "" where none does, to 1 in 100."""
+) -> list[str]:
+    """The rules by which the examples' own losses make up the model's loss, to 1 in 100; those that are as good."""
     regression = getattr(getattr(model, "config", None), "problem_type", None) == "regression"
     try:
         losses = per_example(output, inputs, predicts_next(model), regression)
     except (KeyError, IndexError, ValueError, RuntimeError):  # logits or labels that are laid out in another way
-        return ""
+        return []
     value = float(loss)
 
     def error(rule: str) -> float:
         return round(abs(float((rules[rule] * losses).sum()) - value) / max(abs(value), 1e-12), 4)
 
-    best = min(rules, key=error, default="")  # the first of those that are equal
-    return best if best and error(best) < 0.01 else ""
+    errors = {rule: error(rule) for rule in rules}
+    least = min(errors.values(), default=1.0)
+    return [rule for rule, found in errors.items() if found == least < 0.01]

@@ -87,6 +87,10 @@ class WeightsNotingTrainer(tiny.NotingTrainer):
         self.met = [*getattr(self, "met", []), (weights, dict(inputs))]
         return super().training_step(model, inputs, *rest)
 
+    def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
+        found = super().compute_loss(model, inputs, return_outputs, **kwargs)
+        return found if return_outputs else 8 * found  # as a loss scale does
+
 
 def wanted(made, estimator="example"):
     """hd.importance of each update's batches, at its weights and in training mode; nothing listens any more."""
@@ -143,22 +147,25 @@ def test_the_batch_form_of_every_update(tmp_path, monkeypatch):
         np.testing.assert_allclose(found["signed"][row], want.signed, rtol=0, atol=2e-6 * want.mean.max())
 
 
-def test_resumed_windows_are_those_of_the_whole_run(tmp_path, capsys):
+@pytest.mark.parametrize(("every", "middle", "ends"), [("epoch", 5, [3, 5, 8, 10]), ("steps", 4, [3, 4, 5, 8, 10])])
+def test_resumed_windows_are_those_of_the_whole_run(tmp_path, capsys, every, middle, ends):
     """No gap and no double: windows end before each checkpoint, and the moving average goes on."""
-    whole = tiny.trainer(tmp_path / "whole", watch(tmp_path / "whole.h5"))
-    whole.train()
-    resumed = tiny.trainer(tmp_path / "parts", watch(tmp_path / "parts.h5"))
-    resumed.train()
-    resumed = tiny.trainer(tmp_path / "parts", watch(tmp_path / "parts.h5"))
-    resumed.train(resume_from_checkpoint=str(tmp_path / "parts/checkpoint-5"))
-    assert windows(tmp_path / "whole.h5")["update"].tolist() == [3, 5, 8, 10]
+
+    def train(name, checkpoint=None):
+        made = tiny.trainer(tmp_path / name, watch(tmp_path / f"{name}.h5"), save_strategy=every, save_steps=4)
+        made.train(resume_from_checkpoint=checkpoint)
+
+    train("whole")
+    train("parts")
+    train("parts", str(tmp_path / f"parts/checkpoint-{middle}"))
+    assert windows(tmp_path / "whole.h5")["update"].tolist() == ends
     assert content(tmp_path / "parts.h5", "checkpoint") == content(tmp_path / "whole.h5", "checkpoint")
     run = hd.load_run(tmp_path / "parts.h5")
-    assert run.online["mean"].dims == ("window", "head") and run.online["window"].values.tolist() == [3, 5, 8, 10]
+    assert run.online["mean"].dims == ("window", "head") and run.online["window"].values.tolist() == ends
     assert (run.online["mean"].attrs["estimator"], run.online["mean"].attrs["scale"]) == ("example", "own loss")
     capsys.readouterr()
     assert main(["show", str(tmp_path / "parts.h5")]) == 0
-    assert "4, update 3 to 10, 72 examples of training" in " ".join(capsys.readouterr().out.split())
+    assert f"{len(ends)}, update 3 to 10, 72 examples of training" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_callback_keeps_windows_until_it_sees_the_evaluation_data(tmp_path):
