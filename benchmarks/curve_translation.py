@@ -26,7 +26,7 @@ from headdynamics.keep import keep_mask
 from headdynamics.points import scores_without
 from headdynamics.scores import BatchScore
 
-SENTENCES, BATCH, BEAM, LENGTH = 12, 2, 5, 12
+SENTENCES, BATCH, BEAM, LENGTH = 10, 2, 5, 10
 
 
 def task_and_model(checkpoint):

@@ -18,7 +18,7 @@ import headdynamics as hd
 from headdynamics.keep import without_first
 from headdynamics.points import scores_without
 
-STEPS, SCORED, BATCH, TOLERANCE = 40, 96, 8, 0.1
+STEPS, SCORED, BATCH, TOLERANCE = 30, 64, 8, 0.1
 
 
 def trained_model():
@@ -48,7 +48,7 @@ def main():
     def curve():
         hd.pruning_curve(model, order, loss, heads=heads)
 
-    ratios = by_turns(knee, curve, 3)
+    ratios = by_turns(knee, curve, 2)
     every, found = [], knees[0]
     keeps = [without_first(order, count) for count in range(len(order) + 1)]
     every_time = seconds(lambda: every.extend(scores_without(model, heads, loss, keeps)))

@@ -22,6 +22,7 @@ class Edits:
     def __init__(self) -> None:
         self._old: list[tuple[Any, str, Any]] = []
         self._hooks: list[Any] = []
+        self._traces: list[tuple[Any, str]] = []
 
     def __enter__(self) -> Edits:
         """The log itself."""
@@ -42,6 +43,10 @@ class Edits:
         """Remember a hook."""
         self._hooks.append(handle)
 
+    def trace(self, owner: Any, name: str) -> None:
+        """Remember an attribute that a forward pass sets and takes back, unless it fails."""
+        self._traces.append((owner, name))
+
     def undo(self) -> None:
         """Take everything back, last change first."""
         for handle in self._hooks:
@@ -51,6 +56,8 @@ class Edits:
                 delattr(owner, name)
             else:
                 setattr(owner, name, value)
+        for owner, name in self._traces:
+            vars(owner).pop(name, None)
 
 
 class Constant(nn.Module):

@@ -117,8 +117,10 @@ def _slice_position_bias(block: Attention, kept: Sequence[int] | None, edits: Ed
         edits.set(module, "pruned_heads", set(range(module.bias_heads)) - set(module.kept_bias))
         return
     table = getattr(module, "relative_attention_bias", None)
+    edits.trace(module, "whole_bias")
     if table is not None:
         edits.set(table, "kept_bias", module.kept_bias)
+        edits.trace(table, "whole_bias")
     if before:
         return  # the hooks are there
     if table is not None and shared:

@@ -235,6 +235,27 @@ def test_everything_is_back(case, how):
     assert config is None or config.to_dict() == model.config.to_dict()
 
 
+@pytest.mark.parametrize("layer", [0, 1])
+def test_a_pass_that_fails_leaves_nothing_behind(layer):
+    """T5's attention keeps the whole position bias while it runs."""
+    case = CASES["t5"]
+    model = case.build()
+    before = everything(model)
+    heads = hd.find_heads(model)
+
+    def fail(*_):
+        raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError, match="in the middle"):
+        with removed(model, heads, keep_mask(random_order(24, 1), 0.5)):
+            model.encoder.block[layer].layer[0].SelfAttention.o.forward = fail
+            case.logits(model, case.batch)
+    del model.encoder.block[layer].layer[0].SelfAttention.o.forward
+    assert {name: set(parts) for name, (_, parts, _) in everything(model).items()} == {
+        name: set(parts) for name, (_, parts, _) in before.items()
+    }
+
+
 def before_shapes(state):
     return {value.shape for value in state.values()}
 
