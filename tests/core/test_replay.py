@@ -108,3 +108,17 @@ def test_after_the_gate(inside):
         return x
 
     agree(net(flow=flow, inside=inside), measured())
+
+
+def test_a_context_that_is_not_contiguous_is_copied_as_a_mask_would():
+    class ByLayout(nn.Linear):
+        def forward(self, x):
+            return super().forward(x) * x.stride(-2)
+
+    def sliced(self, x, context):
+        return self.o_proj(torch.cat([context, context], -1)[..., :8]), None
+
+    model = net(inside=sliced)
+    for layer in model.layers:
+        layer.attention.o_proj.__class__ = ByLayout
+    agree(model, measured())

@@ -238,7 +238,9 @@ def test_wrapped_models_and_scores_that_are_no_batches():
     model = case.build()
     wanted = hd.ablate(model, hd.mean_loss([case.batch]))
     for wrapped in (nn.DataParallel(model), torch.compile(model, backend="eager")):
-        found = hd.ablate(wrapped, hd.mean_loss([case.batch]))
+        with counted() as runs:
+            found = hd.ablate(wrapped, hd.mean_loss([case.batch]))
+        assert runs[id(model.bert.encoder.layer[0].attention.self.query)] == 1
         assert found.score.tobytes() == wanted.score.tobytes() and found.pvalue.tobytes() == wanted.pvalue.tobytes()
     plain = hd.ablate(model, lambda model: float(hd.mean_loss([case.batch])(model).value))
     assert plain.score.tobytes() == wanted.score.tobytes() and plain.base == wanted.base
