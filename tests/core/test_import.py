@@ -10,7 +10,7 @@ import headdynamics
 HEAVY = "torch numpy h5py transformers fairseq tensorboard matplotlib scipy sacrebleu rich tqdm xarray".split()
 CORE = "heads gates losses estimators scores orders curve stillness schedule signature snapshot observer record".split()
 CORE += ["record.hdf5", "record.layout", "record.changes", "record.memory", "checkpoints", "surgery"]
-CORE += ["ablation", "best", "resampling", "significance"]
+CORE += ["ablation", "best", "resampling", "significance", "keep", "points", "knee", "surgery.lent"]
 
 
 def loaded(code):
