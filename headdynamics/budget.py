@@ -7,7 +7,7 @@
 
 The clock runs from the beginning. What a snapshot may take is `share` of all training so far, without our own time,
 less what the snapshots so far took: what one leaves, or takes too much, is the next one's. What it will take is
-judged by the one before, in proportion to the examples, and a tenth more. The first takes the first part.
+judged by the one before, in proportion to the examples, and a quarter more. The first takes the first part.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 from .nested import Parts, taking
 
 logger = logging.getLogger("headdynamics")
-RESERVE = 1.1  # no two snapshots take the same time
+RESERVE = 1.25  # no two snapshots take the same time, and what the last one takes too much is never saved again
 
 
 def check_budget(share: float | None) -> None:

@@ -41,11 +41,11 @@ def visits(share, trainings, price, fixed=0.0):
 
 
 def test_the_first_takes_one_part_and_the_others_what_they_can_pay_for():
-    """5% of 100 s is 5 s, and a 32nd takes 0.5 s, 0.55 with the reserve."""
-    taken, spent, training = visits(0.05, [100, 100, 100, 100], price=0.5)
-    # 5 - 0.5 stay, and 5: 9.5 / 0.55 = 17.3 -> 16; 1.5 + 5 = 6.5 / 0.55 = 11.8 -> 8; 2.5 + 5 = 7.5 / 0.55 = 13.6 -> 12
-    assert taken == [1, 16, 8, 12]
-    assert spent == 18.5 and spent <= 0.05 * training
+    """5% of 100 s is 5 s, and a 32nd takes 0.5 s, 0.625 with the reserve."""
+    taken, spent, training = visits(0.05, [100, 100, 100, 80], price=0.5)
+    # 4.5 + 5 = 9.5 / 0.625 = 15.2 -> 12; 3.5 + 5 = 8.5 / 0.625 = 13.6 -> 12; 2.5 + 4 = 6.5 / 0.625 = 10.4 -> 8
+    assert taken == [1, 12, 12, 8]
+    assert spent == 16.5 and spent <= 0.05 * training
 
 
 def test_all_examples_where_there_is_time_for_them():
@@ -56,9 +56,9 @@ def test_a_deficit_is_paid_back(caplog):
     """One part takes 3 s where 1 s is allowed: the fewest until training has caught up, and the log says so once."""
     with caplog.at_level(logging.WARNING, logger="headdynamics"):
         taken, spent, training = visits(0.01, [100] * 5 + [3000], price=3)
-    assert taken == [1, 1, 1, 1, 1, 6]  # 35 - 15 = 20 s for 6.06 batches
+    assert taken == [1, 1, 1, 1, 1, 4]  # 35 - 15 = 20 s for 5.3 batches
     assert [record.message.count("took 3.00 s, and the budget had 1.00 s") for record in caplog.records] == [1]
-    assert spent == 33 <= 0.01 * training
+    assert spent == 27 <= 0.01 * training
 
 
 def test_costs_that_no_example_causes_are_noticed():
@@ -119,7 +119,7 @@ def test_a_part_costs_what_it_holds():
         with budget.visit():
             taken.append(len(list(parts)))
             clock.now += taken[-1]
-    assert taken == [2, 16]  # 18 s / 1.1
+    assert taken == [2, 12]  # 18 s / 1.25
 
 
 def test_parts_are_whole_batches():
@@ -185,13 +185,13 @@ def test_an_observer_buys_examples_with_time():
         recorders=[memory], strict=True,
     )  # fmt: skip
     observer.budget = Budget(0.1, observer.budget.collections, clock)
-    for update in (1, 2, 3):
-        clock.now += 100
+    for update, seconds in ((1, 100), (2, 100), (3, 45)):
+        clock.now += seconds
         observer.snapshot(update)
-    # 1 + 1 batches; 18 s at 2.2 s a batch: 8 batches, 16 s; 12 s: 4 batches
-    assert [s.importance.n for s in memory.snapshots] == [3, 24, 12]
-    assert [s.curves["importance"].n for s in memory.snapshots] == [3, 24, 12]
-    assert observer.budget.spent == 26
+    # 1 + 1 batches; 18 s at 2.5 s a batch: 6 batches, 12 s; 10.5 s: 4 batches
+    assert [s.importance.n for s in memory.snapshots] == [3, 18, 12]
+    assert [s.curves["importance"].n for s in memory.snapshots] == [3, 18, 12]
+    assert observer.budget.spent == 22
     assert observer.run.signature["settings"]["budget"] == 0.1
     errors = [s.importance.stderr.mean() for s in memory.snapshots]
     assert errors[1] < errors[2] < errors[0]
