@@ -12,6 +12,8 @@ from torch.func import functional_call
 
 import headdynamics as hd
 from headdynamics.estimators import Sensitivity, sensitivity, token_positions
+from headdynamics.gates import slow_paths, taped
+from headdynamics.taps import tapped as tapped_gates
 
 pytestmark = pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask")
 ALL = pytest.mark.parametrize("case", CASES.values(), ids=str)
@@ -114,6 +116,26 @@ def test_every_estimator_against_brute_force(case):
     by_batch = hd.importance(model, [batch, parts[0], parts[1]], case.loss, estimator="batch")
     close(by_batch.mean, sums.mean(0), tolerance)
     close(by_batch.stderr, sums.std(0, ddof=1) / n, tolerance)
+
+
+@ALL
+def test_taps_change_no_bit_and_give_what_gates_of_one_do(case):
+    """Gates that really multiply are the oracle of those that only stand in for them."""
+    model = case.build()
+    heads, plain = hd.find_heads(model), case.logits(model, case.batch)
+    found = []
+    for gates in (tapped_gates, taped):
+        with slow_paths(heads), gates(heads) as tape:
+            logits = case.logits(model, case.batch)
+            gradients = torch.autograd.grad(logits.square().sum(), [gate for _, gate in tape])
+        if gates is tapped_gates:
+            with slow_paths(heads):
+                assert torch.equal(logits, case.logits(model, case.batch))
+            assert torch.allclose(logits, plain, atol=1e-5)
+        found.append(([index for index, _ in tape], gradients))
+    assert found[0][0] == found[1][0]
+    for one, other in zip(found[0][1], found[1][1], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5 * float(other.abs().max()))
 
 
 @ALL
