@@ -24,6 +24,7 @@ setup(
     packages=[
         "headdynamics",
         "headdynamics.record",
+        "headdynamics.sharing",
         "headdynamics.surgery",
         "headdynamics.tasks",
         "headdynamics.plugins",

@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from .heads import Heads, unwrap
-from .nests import mapped
-from .recall import Memory
 from .scores import BatchScore, Score, Scores
 from .sharing import standing_in
+from .sharing.nests import mapped
+from .sharing.recall import Memory
 from .surgery.lent import removable, removed
 
 

@@ -110,9 +110,7 @@ def test_fnet_has_no_heads():
 CAUSAL = {
     "openai-gpt": lambda: hf.OpenAIGPTModel(hf.OpenAIGPTConfig(**GPT)),
     "bloom": lambda: hf.BloomModel(hf.BloomConfig(vocab_size=16, hidden_size=16, n_layer=2, n_head=4)),
-    "codegen": lambda: hf.CodeGenModel(
-        hf.CodeGenConfig(n_ctx=16, rotary_dim=4, bos_token_id=0, eos_token_id=2, **GPT)
-    ),
+    "codegen": lambda: hf.CodeGenModel(hf.CodeGenConfig(n_ctx=16, rotary_dim=4, bos_token_id=0, eos_token_id=2, **GPT)),
     "clip": lambda: hf.CLIPTextModel(hf.CLIPTextConfig(bos_token_id=0, eos_token_id=2, pad_token_id=1, **SMALL)),
 }
 

@@ -26,8 +26,8 @@ import torch
 from torch import nn
 from torch.nn.modules import module as of_all_modules
 
-from .gates import Gate, multipliers
-from .heads import Heads
+from ..gates import Gate, multipliers
+from ..heads import Heads
 from .nests import leaves, mapped
 from .replay import Tail
 

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from .gates import gated, masked, slow_paths
-from .heads import Heads, unwrap
+from ..gates import gated, masked, slow_paths
+from ..heads import Heads, unwrap
+from ..scores import BatchScore, Score, Scores
 from .nests import mapped
 from .recall import Memory, Remembering, hooks, is_ours
-from .scores import BatchScore, Score, Scores
 
 
 def scores_under(model: nn.Module, heads: Heads, score: Score, keeps: Sequence[torch.Tensor]) -> list[Scores | float]:
