@@ -11,6 +11,7 @@ Shapes: B examples, H heads; a row may stand for more than one example.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -159,19 +160,17 @@ class WeightGradients:
     def tapped(self, forgiven: Forgiven) -> Iterator[None]:
         """See `Source`. A gradient is read as soon as it is there, because training may clip it next."""
 
-        def reader(index: int, outputs: int) -> Callable[[torch.Tensor], None]:
-            def read(weight: torch.Tensor) -> None:
-                with forgiven(), torch.no_grad():
-                    assert weight.grad is not None  # it is this hook's occasion
-                    wide = torch.promote_types(weight.dtype, torch.float32)
-                    self._heard[index] = (weight.to(wide) * weight.grad).sum(outputs)
-
-            return read
-
         with contextlib.ExitStack() as hooks:
             for i, (weight, outputs) in enumerate(self._weights):
-                hooks.callback(weight.register_post_accumulate_grad_hook(reader(i, outputs)).remove)
+                read = functools.partial(self._read, forgiven, i, outputs)
+                hooks.callback(weight.register_post_accumulate_grad_hook(read).remove)
             yield
+
+    def _read(self, forgiven: Forgiven, index: int, outputs: int, weight: torch.Tensor) -> None:
+        with forgiven(), torch.no_grad():
+            assert weight.grad is not None  # it is the hook's occasion
+            wide = torch.promote_types(weight.dtype, torch.float32)
+            self._heard[index] = (weight.to(wide) * weight.grad).sum(outputs)
 
     def collect(self, weight: torch.Tensor | None) -> Rows | None:
         """See `Source`; of accumulated gradients the last one holds them all."""
