@@ -159,7 +159,6 @@ class WeightGradients:
     @contextlib.contextmanager
     def tapped(self, forgiven: Forgiven) -> Iterator[None]:
         """See `Source`. A gradient is read as soon as it is there, because training may clip it next."""
-
         with contextlib.ExitStack() as hooks:
             for i, (weight, outputs) in enumerate(self._weights):
                 read = functools.partial(self._read, forgiven, i, outputs)
