@@ -1,7 +1,7 @@
 """xi: gates that multiply each head's output before W_O, as context managers that restore in `finally`.
 
-Two uses of one mechanism: `masked` multiplies by a given mask; `taped` multiplies by ones whose
-gradient is ctx . dL/dctx for each head at each position (Michel et al. 2019, section 4.1).
+`masked` multiplies by a given mask (Michel et al. 2019, section 2.3); `gated` puts any function there, such as the
+taps of I(h) (`taps`, `online_sources`) or what remembers a context (`sharing`).
 """
 
 from __future__ import annotations
@@ -32,6 +32,15 @@ def masked(heads: Heads, keep: Any) -> Iterator[None]:
     """
     with slow_paths(heads), gated(heads, multipliers(heads, keep)):
         yield
+
+
+def multipliers(heads: Heads, keep: Any) -> list[Gate]:
+    """The gates of `masked`, one a block."""
+    keep = torch.as_tensor(keep)
+    if keep.dim() not in (1, 2) or keep.shape[-1] != len(heads):
+        raise ValueError(f"keep has shape {tuple(keep.shape)}; this model needs [{len(heads)}] or [B, {len(heads)}]")
+    keep = keep if keep.is_floating_point() else keep.float()
+    return list(map(_multiplier, heads.blocks, keep.split(heads.sizes, dim=-1)))
 
 
 def multipliers(heads: Heads, keep: Any) -> list[Gate]:

@@ -6,9 +6,10 @@ import copy
 import pytest
 import torch
 from models import CASES
+from taped import taped
 
 import headdynamics as hd
-from headdynamics.gates import slow_paths, taped
+from headdynamics.gates import slow_paths
 
 pytestmark = pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask")
 ALL = pytest.mark.parametrize("case", CASES.values(), ids=str)

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 from models import CASES, TARGETS
+from taped import taped
 from torch.func import functional_call
 
 import headdynamics as hd
 from headdynamics.estimators import Sensitivity, sensitivity, token_positions
-from headdynamics.gates import slow_paths, taped
+from headdynamics.gates import slow_paths
 from headdynamics.taps import tapped as tapped_gates
 
 pytestmark = pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask")
