@@ -43,37 +43,6 @@ def multipliers(heads: Heads, keep: Any) -> list[Gate]:
     return list(map(_multiplier, heads.blocks, keep.split(heads.sizes, dim=-1)))
 
 
-def multipliers(heads: Heads, keep: Any) -> list[Gate]:
-    """The gates of `masked`, one a block."""
-    keep = torch.as_tensor(keep)
-    if keep.dim() not in (1, 2) or keep.shape[-1] != len(heads):
-        raise ValueError(f"keep has shape {tuple(keep.shape)}; this model needs [{len(heads)}] or [B, {len(heads)}]")
-    keep = keep if keep.is_floating_point() else keep.float()
-    return list(map(_multiplier, heads.blocks, keep.split(heads.sizes, dim=-1)))
-
-
-@contextlib.contextmanager
-def taped(heads: Heads) -> Iterator[list[tuple[int, torch.Tensor]]]:
-    """Gates of one at every position, listed as (block index, gate) in the order in which they fire.
-
-    A gate's shape is that of W_O's input with its last axis replaced by the block's heads; its gradient is
-    ctx . dL/dctx, reduced in float32 or wider. A block that fires twice (shared layers) has two gates.
-    """
-    tape: list[tuple[int, torch.Tensor]] = []
-
-    def gate(index: int, block: Attention) -> Gate:
-        def apply(context: torch.Tensor) -> torch.Tensor:
-            wide = torch.promote_types(context.dtype, torch.float32)
-            ones = torch.ones(*context.shape[:-1], block.heads, dtype=wide, device=context.device, requires_grad=True)
-            tape.append((index, ones))
-            return _scaled(context, ones)
-
-        return apply
-
-    with slow_paths(heads), gated(heads, [gate(i, block) for i, block in enumerate(heads.blocks)]):
-        yield tape
-
-
 def _multiplier(block: Attention, keep: torch.Tensor) -> Gate:
     def apply(context: torch.Tensor) -> torch.Tensor:
         gate = keep.to(context.device)
