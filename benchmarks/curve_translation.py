@@ -106,7 +106,7 @@ def main():
         def ours(score=score, stats=stats):
             stats["ours"] = [found.stats for found in scores_without(model, heads, score, keeps)]
 
-        score.first(model)  # warms up
+        score.probe(model)  # warms up
         ratios = np.array([seconds(masked) / seconds(ours) for _ in range(rounds)])
         gap = max(np.abs(a - b).max() for a, b in zip(stats["masked"], stats["ours"], strict=True))
         name = f"11-point curve of {what}, {len(order)} decoder and cross heads, {SENTENCES} sentences"

@@ -71,7 +71,7 @@ def pruning_curve(
     """Score the model without the first heads of `order`, at each fraction of the heads in `order`.
 
     The heads are really taken out for a while, where that is proved to give what masking gives (see `surgery.lent`);
-    else, and for a score without `first`, they are masked. An encoder left whole runs once (see `points`).
+    else, and for a score without `probe`, they are masked. An encoder left whole runs once (see `points`).
     """
     return pruning_curves(model, {"": order}, score, fractions, heads=heads)[""]
 

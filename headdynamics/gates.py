@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from .heads import Attention, Heads, HeadsError
+from .stillness import eager
 
 Gate = Callable[[torch.Tensor], torch.Tensor]  # the input of W_O -> the same, gated
 
@@ -133,9 +134,9 @@ def _intercepted(block: Attention, gate: Gate) -> Iterator[None]:
 
 @contextlib.contextmanager
 def slow_paths(heads: Heads | None = None) -> Iterator[None]:
-    """Switch off what passes by every module's hooks in eval mode: torch's fused encoder, and fairseq 0.12.2's own."""
+    """Switch off what passes by modules' hooks: compiled graphs; in eval mode the fused encoders of torch and fairseq."""
     mha = getattr(torch.backends, "mha", None)  # since torch 2.3
-    with contextlib.ExitStack() as stack:
+    with eager(), contextlib.ExitStack() as stack:
         if mha is not None:
             stack.callback(mha.set_fastpath_enabled, mha.get_fastpath_enabled())
             mha.set_fastpath_enabled(False)

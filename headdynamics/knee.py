@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .heads import Heads, heads_in
+from .heads import Heads, heads_in, unwrap
 from .keep import without_first
 from .points import cuttable
 from .scores import BatchScore, Score, Scores
@@ -91,7 +91,7 @@ def find_knees(
     """The knee of each order; what several score (the unpruned model, the same heads gone) is scored once."""
     check_knee(tolerance, confidence)
     heads = heads_in(model, heads)
-    trial = _Trial(model, heads, score, tolerance, 1 - confidence)
+    trial = _Trial(unwrap(model), heads, score, tolerance, 1 - confidence)
     return {name: _bisected(trial, np.asarray(order)) for name, order in orders.items()}
 
 

@@ -22,11 +22,12 @@ from .surgery.lent import removable, removed
 
 def scores_without(model: nn.Module, heads: Heads, score: Score, keeps: Sequence[torch.Tensor]) -> list[Scores | float]:
     """`score` of `model` without the heads whose place in a mask [H] is 0, for each of `keeps`."""
+    model = unwrap(model)
     may_cut = cuttable(model, heads, score) if any(not keep.all() for keep in keeps) else ()
     found: dict[int, Scores | float] = {}
     whole = torch.as_tensor(heads.kind == "encoder")
     together = [i for i, keep in enumerate(keeps) if keep[whole].all()]
-    encoder = _largest_of(unwrap(model), heads, "encoder")
+    encoder = _largest_of(model, heads, "encoder")
     if encoder and len(together) > 1 and isinstance(score, BatchScore):
         few = [keeps[i] for i in together]
         found.update(zip(together, _batch_by_batch(model, heads, score, few, may_cut, encoder), strict=True))
@@ -38,9 +39,9 @@ def scores_without(model: nn.Module, heads: Heads, score: Score, keeps: Sequence
 
 
 def cuttable(model: nn.Module, heads: Heads, score: Score) -> tuple[bool, ...]:
-    """For each block whether its heads may be taken out under this score; none where it has no `first` to prove it."""
-    first = getattr(score, "first", None)
-    return removable(model, heads, lambda: first(model)) if first else (False,) * len(heads.blocks)
+    """For each block whether its heads may be taken out under this score; none without its `probe` to prove it."""
+    probe = getattr(score, "probe", None)
+    return removable(model, heads, lambda: probe(model)) if probe else (False,) * len(heads.blocks)
 
 
 def _largest_of(model: nn.Module, heads: Heads, kind: str) -> list[nn.Module]:

@@ -7,7 +7,7 @@ needs no further pass through the model.
 
 from __future__ import annotations
 
-import itertools
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -56,7 +56,7 @@ class Scores:
 class Score(Protocol):
     """A metric of a model: named, with a direction; a call measures. `Scores` carry uncertainty, a float none.
 
-    A score may also have `first(model)`, the same of its first batch alone: there the curve proves that it may take
+    A score may also have `probe(model)`, the same of one batch alone: there the curve proves that it may take
     heads out for real, instead of masking them.
     """
 
@@ -88,9 +88,9 @@ class BatchScore:
             raise ValueError("no examples to score: the batches are empty")
         return Scores(as_drawn(self.batches, np.concatenate(stats).astype(np.float64)), self.aggregate)
 
-    def first(self, model: nn.Module) -> Scores:
-        """Measure the first batch alone."""
-        return replace(self, batches=itertools.islice(self.batches, 1))(model)
+    def probe(self, model: nn.Module) -> Scores:
+        """Measure the last batch alone: sorted by length it is the longest, and one of single tokens proves nothing."""
+        return replace(self, batches=list(deque(self.batches, maxlen=1)))(model)
 
 
 def ratio(sums: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 Restored on the way out, whatever happened: the random states of python, numpy, torch and every GPU;
 each module's own training mode; the `.grad` references (None while inside, so that nothing is added to
-them); buffers, where they changed; cuDNN's switches.
+them); buffers, where they changed; cuDNN's switches. Compiled models run as plain ones inside.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ def still(*models: nn.Module) -> Iterator[None]:
     parameters = [p for model in models for p in model.parameters()]
     grads = [(p, p.grad) for p in parameters]
     buffers = [(m, dict(m._buffers), [b if b is None else b.clone() for b in m._buffers.values()]) for m in modules]
-    with _random_states(), _cudnn():
+    with _random_states(), _cudnn(), eager():
         try:
             for parameter in parameters:
                 parameter.grad = None
@@ -41,6 +42,12 @@ def still(*models: nn.Module) -> Iterator[None]:
                 module._buffers.update(references)
                 for buffer, value in zip(references.values(), before, strict=True):
                     _restore(buffer, value)
+
+
+def eager() -> contextlib.AbstractContextManager[Any]:
+    """Run compiled modules as plain ones: their graphs are made without our hooks, and count against a limit."""
+    stance = getattr(torch.compiler, "set_stance", None)  # since torch 2.6
+    return stance("force_eager") if stance else contextlib.nullcontext()
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """Taps: how strongly a loss feels each head at each position, read where its output passes by on the way to W_O.
 
-A tap changes nothing on the way forward and keeps no tensor that W_O would not keep for its own gradient.
+A tap changes nothing on the way forward. It keeps W_O's input, as a W_O in training does for its own gradient.
 """
 
 from __future__ import annotations

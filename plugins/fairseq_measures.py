@@ -8,6 +8,7 @@ import itertools
 import json
 import time
 from argparse import Namespace
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -225,9 +226,9 @@ class ReportedScore:
             raise ValueError(f"the task reports no {self.name!r}; it reports {have}: see --hd-score")
         return float(values[self.name])
 
-    def first(self, model: nn.Module) -> float:
-        """The value of the first batch alone."""
-        return dataclasses.replace(self, batches=list(itertools.islice(self.batches, 1)))(model)
+    def probe(self, model: nn.Module) -> float:
+        """The value of the last batch alone: the longest, as fairseq sorts them."""
+        return dataclasses.replace(self, batches=list(deque(self.batches, maxlen=1)))(model)
 
 
 @contextlib.contextmanager

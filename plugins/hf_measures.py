@@ -72,7 +72,7 @@ class MetricScore:
             raise ValueError(f"compute_metrics gave no {self.name!r} this time; it gave {', '.join(found)}")
         return found[self.name]
 
-    def first(self, model: nn.Module) -> float:
+    def probe(self, model: nn.Module) -> float:
         """The loss of the first batch alone, 0 where there is none; so few predictions are no metric's."""
         few = copy.copy(self)
         few.examples, few.compute_metrics = self.examples.first(), lambda predictions, compute_result=True: {}

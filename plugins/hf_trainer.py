@@ -62,7 +62,7 @@ class HeadDynamicsCallback(TrainerCallback):
     """
 
     def __init__(self, path: str | os.PathLike[str] = "run.h5", **options: Any) -> None:
-        self.path, self.options = str(path), Options(**options)
+        self.path, self.options = os.fspath(path), Options(**options)
         self.trainer: Trainer | None = None
         self.observer: Observer | None = None
         self.online: TrainerOnline | None = None

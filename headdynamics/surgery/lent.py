@@ -130,6 +130,8 @@ def _is_masked(
     try:
         with slow_paths(heads), removed(model, heads, keep, may_cut), _watched(heads) as found:
             again = run()
+    except torch.cuda.OutOfMemoryError:  # says nothing of the cut
+        raise
     except Exception:  # whatever the model's own code raises at shapes that it did not expect
         return False
     return bool(expected) and _alike(found, expected) and _same_score(again, score, max(eps for _, eps in expected))
