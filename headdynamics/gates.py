@@ -134,7 +134,7 @@ def _intercepted(block: Attention, gate: Gate) -> Iterator[None]:
 
 @contextlib.contextmanager
 def slow_paths(heads: Heads | None = None) -> Iterator[None]:
-    """Switch off what passes by modules' hooks: compiled graphs; in eval mode the fused encoders of torch and fairseq."""
+    """Switch off what passes by modules' hooks: compiled graphs; in eval mode, fused encoders of torch and fairseq."""
     mha = getattr(torch.backends, "mha", None)  # since torch 2.3
     with eager(), contextlib.ExitStack() as stack:
         if mha is not None:
