@@ -87,6 +87,7 @@ class Online:
         self.heads, self.estimator, self.window, self.strict = heads_in(model, heads), estimator, window, strict
         check_model(model, self.heads, estimator)
         self.failed, self.scale, self._told = False, OWN_LOSS, False
+        self._listened = False  # since the last window
         self._source: Source = SOURCES[estimator](self.heads)
         self._began = self._update = -1  # updates; -1: none was seen
         self._sums: torch.Tensor | None = None  # [3, H]: abs(s), s, s squared
@@ -95,6 +96,7 @@ class Online:
     @contextlib.contextmanager
     def tapped(self) -> Iterator[None]:
         """Listen to forward and backward passes, which compute the same bits; what raises in them is forgotten."""
+        self._listened = True
         with contextlib.ExitStack() as taps:
             with self.forgiven():
                 taps.enter_context(self._source.tapped(self.forgiven))
@@ -110,6 +112,7 @@ class Online:
         `weight` [B]: the derivative by each example's own loss of what `backward` was called on: loss scale,
         accumulation and averaging in one. Default (`example` only): 1 / B, the mean over the batch.
         """
+        self._listened = True
         with self.forgiven():
             found = self._source.collect(weight)
             if found is not None and not self.failed:
@@ -127,20 +130,21 @@ class Online:
                 if found is not None:
                     self._sum(*found)
             full = update - self._began >= self.window
-            if full and not close and self._sums is None:
+            if full and not close and self._listened and self._sums is None:
                 raise ValueError(f"no gradient reached any W_O in {self.window} updates (is the model compiled?)")
             return self.close() if full or close else None
         return None
 
     def close(self) -> Window | None:
         """The window so far; None where nothing was seen since the last."""
+        self._began, self._listened = self._update, False
         if self._sums is None or self._counts is None or self.failed:
             return None
         total, signed, square = self._sums.cpu().double().numpy()
         n, skipped, examples = (int(count) for count in self._counts.tolist())
         missing = np.full(len(self.heads), np.nan)
         variance = np.maximum(square - total**2 / max(n, 1), 0) / max(n - 1, 1)
-        self._began, self._sums, self._counts = self._update, None, None
+        self._sums, self._counts = None, None
         known = np.where(self._deaf(), np.nan, 1)
         return Window(
             self._update,

@@ -427,6 +427,20 @@ def test_a_model_that_passes_by_our_hooks_is_said_once(caplog):
     ]
 
 
+def test_a_loop_may_listen_to_few_of_its_steps():
+    """A window in which nothing was listened to says nothing, and is no row; one that was has what it heard."""
+    model, x, found = Toy(), torch.randn(3, 5, 8, dtype=torch.float64), []
+    online = Online(model, window=5, strict=True)
+    for update in range(1, 31):
+        if update % 10 == 0:
+            with online.tapped():
+                model(x)[0].mean().backward()
+            online.add()
+        found.append(online.step(update))
+    assert [(w.update, w.n) for w in found if w] == [(10, 3), (20, 3), (30, 3)]
+    np.testing.assert_allclose(found[-1].mean, np.abs(by_hand(model, x)).mean(0), rtol=1e-12)
+
+
 def test_two_passes_through_one_example_add_up():
     model, x = Toy(), torch.randn(3, 5, 8, dtype=torch.float64)
     online = Online(model, strict=True)
