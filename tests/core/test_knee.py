@@ -13,7 +13,8 @@ import headdynamics as hd
 from headdynamics.keep import without_first
 from headdynamics.knee import find_knees
 from headdynamics.orders import random_order
-from headdynamics.scores import BatchScore, ratio
+from headdynamics.scores import BatchScore, Scores, ratio
+from headdynamics.skewness import ends, pseudo_values
 
 HEADS = 40
 
@@ -134,21 +135,27 @@ def test_noise_costs_heads_and_a_plain_number_does_not():
     knee = hd.find_knee(Model(), np.arange(HEADS), designed.score, 0.2)
     plain = hd.find_knee(Model(), np.arange(HEADS), lambda m: -designed.score(m).value, 0.2)
     lost = designed.values - 1.2 * designed.values[0]
-    ends = lost.mean(1) + stats.t.ppf(1 - 0.05 / 3, 399) * stats.sem(lost, axis=1)
+    ends = lost.mean(1) + stats.t.ppf(0.95, 399) * stats.sem(lost, axis=1)
     assert abs(knee.pruned - (ends <= 0).sum() + 1) <= 1
     assert plain.pruned == (lost.mean(1) <= 0).sum() - 1 > knee.pruned + 1
     assert math.isnan(plain.bound) and plain.passes == plain.evaluations
     assert plain.unpruned == -designed.score(Model()).value
 
 
-def test_clear_cases_stop_early():
-    """Half the counts lose nothing and half lose all: a quarter of the batches tells."""
+def test_what_is_clearly_beyond_stops_early():
+    """Half the counts lose nothing and half lose all: a quarter of the batches tells of the latter."""
     table = np.r_[np.ones(21), np.full(20, 9.0)]
     designed = Designed(table, n=320, noise=0.01)
     knee = hd.find_knee(Model(), np.arange(HEADS), designed.score, 0.1)
-    counts = knee.evaluations - 1
-    assert knee.pruned == 20 and knee.passes == 1 + counts / 4
-    assert designed.seen == 40 + counts * 10 + 4  # the whole, the looks, the proof
+    tried, low, high = [], 0, HEADS + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        tried.append(middle)
+        low, high = (middle, high) if middle <= 20 else (low, middle)
+    within = sum(count <= 20 for count in tried)
+    beyond = len(tried) - within
+    assert knee.pruned == 20 and knee.passes == 1 + within + beyond / 4 and within and beyond
+    assert designed.seen == 40 + 40 * within + 10 * beyond + 4  # the whole, the looks, the proof
 
 
 def test_few_changed_examples_do_not_stop_early():
@@ -170,6 +177,36 @@ def test_one_decision_errs_no_more_often_than_said():
         errors += hd.find_knee(model, order, designed.score, 0.1, 0.9, heads=heads).pruned
     assert errors <= stats.binom.ppf(0.999, trials, 0.1)
     assert errors > 0
+
+
+@pytest.mark.parametrize("harm", ["rare", "lognormal"])
+def test_it_errs_no_more_often_where_harm_is_skewed(harm):
+    """Percentiles of the bootstrap call 12% to 18% of these within, and Student's end 10% to 13%."""
+    trials, n, errors = 300, 256, 0
+    model, draw = Model(), np.random.default_rng(7)
+    heads = hd.find_heads(model)
+    for _ in range(trials):
+        designed = Designed(np.ones(HEADS + 1), n=n, noise=0.3)
+        if harm == "rare":
+            noise = 2 * ((draw.random(n) < 0.03) - 0.03)
+        else:
+            noise = 0.2 * (np.exp(draw.normal(size=n)) - math.exp(0.5))
+        designed.values[0] = np.exp(0.3 * draw.normal(size=n))
+        designed.values[1:] = designed.values[0] + 0.01 * math.exp(0.045) + noise
+        errors += hd.find_knee(model, np.array([0]), designed.score, 0.01, heads=heads).pruned
+    assert errors <= stats.binom.ppf(0.999, trials, 0.066)
+
+
+def test_the_upper_end_of_a_corpus_metric():
+    """Of perplexity: the bootstrap's quantile, where examples are many and not skewed."""
+    draw, n = np.random.default_rng(3), 2000
+    before = np.stack([draw.normal(2, 0.3, n), np.ones(n)], 1)
+    after = before + np.stack([draw.normal(0.02, 0.3, n), np.zeros(n)], 1)
+    first, second = (Scores(x, lambda sums: np.exp(ratio(sums))) for x in (before, after))
+    drawn = np.concatenate([second.resampled(seed) - first.resampled(seed) for seed in range(50)])
+    low, high = ends(pseudo_values(second) - pseudo_values(first), 0.05)
+    assert [low, high] == pytest.approx(np.quantile(drawn, (0.05, 0.95)), abs=0.1 * drawn.std())
+    assert ends(np.ones(5), 0.05) == (1, 1) and math.isnan(ends(np.array([1, math.nan]), 0.05)[1])
 
 
 def test_orders_share_what_they_can():
