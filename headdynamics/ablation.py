@@ -35,7 +35,9 @@ class Ablation:
     test "none" and n 0, where the score is a plain number that tells nothing of its examples. `halves`: [2, H],
     delta on the even and on the odd examples. `block`: [H], the attention block (layer) that a head is in.
     `examples`: int [H], how many of the n a head was evaluated on: fewer only where `ablate` was told to stop; its
-    `delta`, and the test, are then of these, and its `score` is base + delta.
+    `delta`, and the test, are then of these, and its `score` is base + delta. A `delta` that stopped early because it
+    was significant was chosen for being large: on average it overstates the effect, and its interval, which knows
+    nothing of the looks, is too narrow. For sizes rather than for significance evaluate all examples.
     """
 
     what: str
@@ -55,12 +57,31 @@ class Ablation:
     examples: np.ndarray
 
     def best(self) -> Best:
-        """The best head of each layer, chosen on the same examples as its `delta`: it flatters that head."""
+        """The best head of each layer, chosen on the same examples as its `delta`: it flatters that head.
+
+        Raises:
+            ValueError: heads were evaluated on different examples.
+
+        """
+        self._comparable()
         return best_heads(self.delta, self.block, self.greater_is_better)
 
     def held_out(self) -> Best:
-        """The best head of each layer, chosen on one half of the examples and measured on the other, and back."""
+        """The best head of each layer, chosen on one half of the examples and measured on the other, and back.
+
+        Raises:
+            ValueError: heads were evaluated on different examples.
+
+        """
+        self._comparable()
         return held_out(self.halves, self.block, self.greater_is_better)
+
+    def _comparable(self) -> None:
+        if len(np.unique(self.examples)) > 1:
+            raise ValueError(
+                f"heads were evaluated on {self.examples.min()} to {self.examples.max()} examples, and the best of "
+                "such deltas is no best head: ablate without stop"
+            )
 
 
 def ablate(

@@ -158,6 +158,10 @@ def test_a_model_is_evaluated_as_far_as_needed():
         halves = [(without.stats - whole.stats)[i::2, 0].mean() for i in (0, 1)]
         assert found.halves[:, head] == pytest.approx(halves, abs=1e-12)
     whole = hd.ablate(model, score, heads=heads)
+    assert whole.best().head.shape == (2,) and whole.held_out().head.shape == (2, 2)
+    for choose in (found.best, found.held_out):
+        with pytest.raises(ValueError, match="evaluated on 168 to 336 examples"):
+            choose()
     assert (whole.examples == 336).all() and whole.base == pytest.approx(found.base, rel=1e-12)
 
 
