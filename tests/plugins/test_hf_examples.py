@@ -119,6 +119,59 @@ def test_a_model_that_feels_its_padding_keeps_it(config, model):
     assert examples(made, data, Padding(16)).places.tolist() == list(range(20))
 
 
+class Pooling(torch.nn.Module):
+    """BERT whose classifier takes the mean over all positions, those of the padding as well."""
+
+    def __init__(self, by_token=False):
+        super().__init__()
+        self.bert, self.by_token = tiny.bert().bert, by_token
+        self.out = torch.nn.Linear(16, 20 if by_token else 2)
+
+    def forward(self, input_ids, attention_mask, labels=None):
+        states = self.bert(input_ids, attention_mask).last_hidden_state
+        pooled = states.mean(1)
+        return {"logits": self.out(states + pooled[:, None] if self.by_token else pooled)}
+
+
+def values_of_zero(model):
+    for layer in model.bert.encoder.layer:
+        torch.nn.init.zeros_(layer.attention.self.value.weight)
+        torch.nn.init.zeros_(layer.attention.self.value.bias)
+
+
+def output_of_zero(model):
+    torch.nn.init.zeros_(model.out.weight)
+    torch.nn.init.zeros_(model.out.bias)
+
+
+@pytest.mark.parametrize("change", [lambda _: None, output_of_zero, values_of_zero, lambda m: m.bfloat16()])
+def test_padding_that_a_loss_does_not_show_is_not_taken_for_nothing(change):
+    model = Pooling().eval()
+    change(model)
+    assert work(examples(model, rows(20), Padding(16))) == 20 * 16
+    assert work(examples(Pooling().bert.eval(), rows(20), Padding(16))) == 20 * 16  # no loss at all
+
+
+def masked_targets(share, seed=0):
+    """Labels at some tokens, drawn by the collator."""
+
+    def collate(data):
+        batch = Padding(16)(data)
+        ids, hidden = batch["input_ids"], batch["attention_mask"] == 0
+        return batch | {"labels": ids.masked_fill((torch.rand(ids.shape) > share) | hidden, -100)}
+
+    return collate
+
+
+@pytest.mark.parametrize("share", [0.15, 0.0])
+def test_examples_without_a_target_prove_nothing(share):
+    model, data = Pooling(by_token=True).eval(), rows(40)
+    for seed in range(10):
+        proof = partial(padding_is_nothing, model, cross_entropy)
+        made = Examples(data, masked_targets(share), 40, 4, seed, torch.device("cpu"), proof)
+        assert made.places.tolist() == list(range(40))
+
+
 def test_a_model_that_sees_no_mask_keeps_its_padding():
     def without_mask(data):
         return {name: value for name, value in Padding(16)(data).items() if name != "attention_mask"}
@@ -131,7 +184,7 @@ def test_what_cannot_be_tried_is_left_alone():
         raise KeyError
 
     model = tiny.bert().eval()
-    assert not padding_is_nothing(model, failing, {}, {})
+    assert not padding_is_nothing(model, failing, [{}], [{}])
     model.config.model_type = "big_bird"
     assert work(examples(model, rows(20), Padding(16))) == 20 * 16
 
@@ -151,7 +204,7 @@ def test_an_example_is_collated_once_but_for_the_proof():
     collate = Padding()
     made = examples(tiny.bert().eval(), rows(10), collate)
     list(made), list(made)
-    assert collate.calls == [2, 4, 4, 2]
+    assert collate.calls == [5, 4, 4, 2]
 
 
 @pytest.mark.parametrize(
