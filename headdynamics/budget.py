@@ -5,9 +5,10 @@
     with budget.visit():        # batches and scored now give as many parts as there is time for
         ...measure, record...
 
-The clock runs from the beginning. What a snapshot may take is `share` of all training so far, without our own time,
-less what the snapshots so far took: what one leaves, or takes too much, is the next one's. What it will take is
-judged by the one before, in proportion to the examples, and a quarter more. The first takes the first part.
+The clock runs from the beginning; what came before it to make the looking possible (examples, proofs, the file) is
+charged to it, and paid back by the first snapshots. What a snapshot may take is `share` of all training so far, without
+our own time, less what the snapshots so far took: what one leaves, or takes too much, is the next one's. What it will
+take is judged by the one before, in proportion to the examples, and a quarter more. The first takes the first part.
 """
 
 from __future__ import annotations
@@ -54,6 +55,11 @@ class Budget:
         shares = [np.maximum(c.sizes, 1) / max(1, c.sizes[-1]) for c in collections]
         self._parts = np.mean(shares, axis=0)  # of all examples, in the first 1, 2, ... parts
         self._told = False
+
+    def charge(self, seconds: float) -> None:
+        """Book time of ours that has just passed before this budget began."""
+        self.began -= seconds
+        self.spent += seconds
 
     def allowance(self) -> float:
         """Seconds that a snapshot may take now; below 0 where those before took too much."""

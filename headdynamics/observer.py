@@ -84,6 +84,7 @@ class Observer:
         strict: bool = False,
         **measured: Any,
     ) -> None:
+        began = time.perf_counter()
         self.plan = plan = Plan(**measured)
         if plan.budget is not None:
             batches = in_parts(batches)
@@ -124,6 +125,8 @@ class Observer:
             self._start(recorder, update)
         self.budget = plan.budget and Budget(plan.budget, [e for e in (batches, scored) if isinstance(e, Parts)])
 
+        if self.budget:
+            self.budget.charge(time.perf_counter() - began)
     def _start(self, recorder: Recorder, update: int | None) -> None:
         try:
             recorder.start(self.run, update)

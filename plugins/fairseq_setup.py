@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,16 +24,19 @@ def observe(
     online: Online | None = None,
 ) -> Observer:
     """An observer of the trainer's model; call it inside `still` and `still_trainer`. `update`: see `Observer`."""
+    began = time.perf_counter()
     dictionary = getattr(trainer.task, "target_dictionary", None) or getattr(trainer.task, "source_dictionary", None)
     pad = dictionary.pad() if dictionary is not None else None
     nested = options.hd_budget != 0
     batches = Examples(trainer, options.hd_subset, options.hd_examples, options.hd_seed, nested)
     scored = Examples(trainer, options.hd_subset, options.hd_score_examples, options.hd_seed + 1, nested)
-    return Observer(
+    score = make_score(options.hd_score, trainer, scored, pad)
+    drawing = time.perf_counter() - began
+    observer = Observer(
         trainer.get_model(),
         path,
         batches=batches,
-        score=make_score(options.hd_score, trainer, scored, pad),
+        score=score,
         loss=CriterionLoss(trainer.get_criterion(), pad, options.hd_reduction),
         estimator=options.hd_estimator,
         fractions=KNEE if options.hd_fractions == KNEE else _numbers(options.hd_fractions),
@@ -50,6 +54,9 @@ def observe(
         update=update,
         strict=options.hd_strict,
     )
+    if observer.budget:
+        observer.budget.charge(drawing)
+    return observer
 
 
 def _settings(options: HeadDynamicsOptions, trainer: Any) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -127,6 +128,7 @@ def observe(
     online: Online | None = None,
 ) -> Observer:
     """An observer of the model in `seen`, what the Trainer shows its callbacks; call it inside `still`."""
+    began = time.perf_counter()
     model = unwrap(seen["model"])
     dataset, collate, source = _data(options, args, model, trainer, seen)
     device, size = next(model.parameters()).device, options.batch_size or args.eval_batch_size
@@ -150,7 +152,8 @@ def observe(
         "training_seed": args.seed,
         "learning_rate": args.learning_rate,
     }
-    return Observer(
+    drawing = time.perf_counter() - began
+    observer = Observer(
         model,
         path,
         batches=batches,
@@ -164,6 +167,9 @@ def observe(
         strict=options.strict,
         **options.chosen(),
     )
+    if observer.budget:
+        observer.budget.charge(drawing)
+    return observer
 
 
 def _data(

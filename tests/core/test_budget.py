@@ -94,6 +94,23 @@ def test_a_failing_snapshot_is_booked_and_gives_the_parts_back():
     assert budget.spent == 7 and len(parts) == 32
 
 
+def test_what_it_took_to_attach_is_charged():
+    """5 s of 5% of 100 s: nothing is left for the first snapshot but one part, and that too is paid back."""
+    clock, parts = Clock(), Nested(range(32))
+    budget, taken = Budget(0.05, [parts], clock), []
+    budget.charge(5)
+    for seconds in (100, 100, 100):
+        clock.now += seconds
+        assert budget.allowance() == pytest.approx(0.05 * (clock.now - 100 - budget.spent + 5) - budget.spent)
+        with budget.visit():
+            taken.append(len(parts))
+            clock.now += 0.5 * len(parts)
+    assert taken == [1, 6, 8]  # 0 s; 4.5 / 0.625 = 7.2; 6.5 / 0.625 = 10.4
+    case = CASES["bert"]
+    made = Observer(case.build(), batches=[case.batch] * 4, loss=case.loss, budget=0.1)
+    assert 0 < made.budget.spent < 5
+
+
 @pytest.mark.parametrize("share", [0, -0.1, 1.5, float("nan"), 5])
 def test_a_budget_is_a_share(share):
     with pytest.raises(ValueError, match="a budget is a share of training time, above 0 and at most 1"):
