@@ -145,7 +145,10 @@ def main() -> None:
     finish(
         [
             at_least(
-                "run_bertology.py (transformers 4.57, batch 1)", "I(h) over the same sentences", 2.5, script / mine
+                "run_bertology.py (transformers 4.57, batch 1)",
+                "I(h) over the same sentences, two processes by turns",
+                2.5,
+                script / mine,
             ),
             told("run_bertology.py", "a plain forward+backward, batches of 32", spread(script / plain)),
             told("I(h), eager attention", "a plain forward+backward, batches of 32", spread(mine / plain)),

@@ -125,8 +125,9 @@ def main() -> int:
     intro = [
         "# What looking costs",
         "",
-        "`make bench` measures this page again. A figure is a median, with its quartiles in brackets; the two that are",
-        "compared took turns in one process, on one thread (`benchmarks/side_by_side.py`).",
+        "`make bench` measures this page again. A figure is a median, with its quartiles in brackets; where nothing",
+        "else is said, the two that are compared took turns in one process, on one thread",
+        "(`benchmarks/side_by_side.py`).",
         "",
         *(f"- {line}" for line in machine()),
         f"- load: {before:.1f} before, {os.getloadavg()[0]:.1f} after",
