@@ -7,6 +7,7 @@ Batches are any iterable. Some tell more of themselves:
 | places    | [n] the place in the draw of each example that iteration gives, where its order is another           |
 | sizes     | how much the first 1, 2, ... parts hold together (examples, or batches of a plain list)              |
 | taken     | how many parts iteration gives; to be set                                                            |
+| fingerprint | of the same examples as drawn, where order or padding are others: see `signature.fingerprint`      |
 
 The first parts are a random subset of all, and the same one at each snapshot. So I(h) and scores of fewer examples
 estimate the same numbers as those of all, and example i stays example i: blocks (`estimators`) stay disjoint.
@@ -19,6 +20,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+
+from .signature import fingerprint
 
 SHARES = (1, 2, 4, 6, 8, 12, 16, 24, 32)  # of all examples in the first 1, 2, ... parts, in 32nds
 WHOLE = SHARES[-1]
@@ -50,9 +53,15 @@ class Nested:
     """A plain list of batches in nested parts: random ones first, by seed."""
 
     def __init__(self, batches: Sequence[Any], seed: int = 0) -> None:
+        self._given = batches
         self._batches = [batches[i] for i in np.random.default_rng(seed).permutation(len(batches))]
         self.sizes = nested_sizes(len(batches))
         self.taken = len(self.sizes)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the list as it was given."""
+        return fingerprint(self._given)
 
     def __len__(self) -> int:
         return self.sizes[self.taken - 1]

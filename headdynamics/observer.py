@@ -96,11 +96,12 @@ class Observer:
             probe = next(iter(batches), None)
             self.heads = heads or find_heads(self.model, probe if isinstance(probe, Mapping) else None)
             settings = {**plan.settings(), **(settings or {})}
+            beside: dict[str, Any] = {} if plan.budget is None else {"budget": plan.budget}
             if online is not None:
-                settings["online"] = {"estimator": online.estimator, "window": online.window}
+                beside["online"] = {"estimator": online.estimator, "window": online.window}
             check_orders(plan.orders, self.heads)
             scored = scored_examples(self.score)
-            signed = signature(self.model, self.heads, batches, settings, scored)
+            signed = signature(self.model, self.heads, batches, settings, scored, beside)
         self.run = Run(
             self.heads,
             framework,
@@ -124,9 +125,9 @@ class Observer:
         for recorder in recorders:
             self._start(recorder, update)
         self.budget = plan.budget and Budget(plan.budget, [e for e in (batches, scored) if isinstance(e, Parts)])
-
         if self.budget:
             self.budget.charge(time.perf_counter() - began)
+
     def _start(self, recorder: Recorder, update: int | None) -> None:
         try:
             recorder.start(self.run, update)

@@ -71,8 +71,6 @@ class Plan:
             asked["ablations"] = sorted(self.ablations)
         if self.knee:
             asked["knee"] = {"tolerance": self.knee_tolerance, "confidence": self.knee_confidence}
-        if self.budget is not None:
-            asked["budget"] = self.budget
         return asked
 
 

@@ -23,11 +23,13 @@ def signature(
     batches: Iterable[Any],
     settings: Mapping[str, Any],
     scored: Iterable[Any] | None = None,
+    beside: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Settings, model, heads, data fingerprint and versions; `hash` covers all of it but the versions.
 
     `scored` are the examples of the score, where they are known: their fingerprint is in no hash, so that a run keeps
-    the hash that it had before there was one.
+    the hash that it had before there was one. `beside` are settings that are shown and in no hash, because they change
+    which rows there are, or of how many examples, and not what is measured.
     """
     identity = {
         "settings": dict(settings),
@@ -38,7 +40,7 @@ def signature(
     }
     text = json.dumps(identity, sort_keys=True, default=_lasting)
     return {
-        "settings": identity["settings"],
+        "settings": {**settings, **(beside or {})},
         "data": identity["data"],
         **({} if scored is None else {"scored": identity["data"] if scored is batches else fingerprint(scored)}),
         "hash": hashlib.sha256(text.encode()).hexdigest(),
@@ -72,7 +74,13 @@ def versions() -> dict[str, str]:
 
 
 def fingerprint(batches: Iterable[Any]) -> str:
-    """SHA-256 over every tensor of the batches, with names and shapes."""
+    """SHA-256 over every tensor of the batches, with names and shapes; their own `fingerprint`, where they have one.
+
+    Batches have one where their order or padding is chosen for speed: that of the same examples as they were drawn.
+    """
+    own = getattr(batches, "fingerprint", None)
+    if isinstance(own, str):
+        return own
     digest = hashlib.sha256()
 
     def feed(name: str, value: Any) -> None:

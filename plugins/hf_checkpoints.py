@@ -58,7 +58,7 @@ def backfill(
         RunFileError: the run file cannot be written.
 
     """
-    chosen_options = Options(**{"tensorboard": False} | options | {"budget": None})  # there is no training to share
+    chosen_options = Options(**{"tensorboard": False} | options)
     if trainer.args.world_size > 1:
         raise ValueError("backfill measures in one process: start it without torchrun or accelerate launch")
     given = trainer.args.output_dir if checkpoints is None else checkpoints

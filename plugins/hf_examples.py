@@ -19,6 +19,7 @@ from headdynamics.estimators import sensitivity, token_positions
 from headdynamics.heads import find_heads
 from headdynamics.losses import IGNORED, LABELS, Loss
 from headdynamics.nested import nested_sizes
+from headdynamics.signature import fingerprint
 
 #: tensors [B, T] whose last columns say nothing where the mask is 0 and the label is none
 BY_POSITION = (
@@ -31,7 +32,7 @@ BY_POSITION = (
 CHANGED_BY_LENGTH = frozenset({"big_bird", "bigbird_pegasus"})
 SAMPLE = 4  # examples of which padding is proved to be nothing
 ROUNDING = torch.finfo(torch.float32).eps ** (2 / 3)  # of sums taken in another order, as `surgery.lent` has it
-Proof = Callable[[list[dict[str, Any]], list[dict[str, Any]]], bool]  # (examples padded, the same without): are they one?
+Proof = Callable[[list[dict[str, Any]], list[dict[str, Any]]], bool]  # (examples padded, without): are they one?
 
 
 class Examples(DataLoaderStateMixin):
@@ -41,9 +42,9 @@ class Examples(DataLoaderStateMixin):
     this for one of accelerate's dataloaders, and drops from the mean loss what the last batch lacks.
 
     Without `proof` the Trainer itself would see the same batches. With it they are sorted by length and trimmed, which
-    saves work, where the proof says of the shortest examples that their padding changes nothing; results come back in the
+    saves work, where the proof says of the shortest examples that padding changes nothing; results come back in the
     order of the draw, by `places`. `nested`: in parts of which the first few may be taken, for a budget (see
-    `headdynamics.nested`); each is sorted by itself.
+    `headdynamics.nested`); each is sorted by itself. `fingerprint`: of the batches as they would be without all this.
     """
 
     _drop_last = False
@@ -70,10 +71,20 @@ class Examples(DataLoaderStateMixin):
             self._drawn = [found[i] for i in order]
             self.sizes = nested_sizes(len(found), batch_size) if nested else (len(found),)
             self.taken = len(self.sizes)
-            by_length = proof is not None and self._proved(collate, proof)
-            self._rows, self._ends = _batched(self._drawn, self.sizes, batch_size, by_length)
-            batches = [dict(collate([self._drawn[i] for i in rows])) for rows in self._rows]
-        self._batches = [trimmed(batch) for batch in batches] if by_length else batches
+            plain_rows = _batched(found, (len(found),), batch_size, False)[0]
+            plain = _collated(collate, found, plain_rows)
+            with _from_here(collate):
+                by_length = proof is not None and self._proved(collate, proof)
+            for sorts in (True, False) if by_length else (False,):
+                self._rows, self._ends = _batched(self._drawn, self.sizes, batch_size, sorts)
+                moved = sorts or nested
+                batches = _collated(collate, self._drawn, self._rows) if moved else plain
+                drawn_rows = [[int(order[place]) for place in rows] for rows in self._rows]
+                same = not moved or _same_rows(batches, drawn_rows, plain, plain_rows)
+                if same:  # not where a collator draws, for it draws anew in other batches
+                    break
+        self.fingerprint = fingerprint(plain if same else batches)
+        self._batches = [trimmed(batch) for batch in batches] if sorts else batches
 
     def _proved(self, collate: Callable[[list[Any]], Mapping[str, Any]], proof: Proof) -> bool:
         """Ask of the shortest examples, beside the longest, whether padding is nothing; no if nothing can be cut."""
@@ -83,7 +94,8 @@ class Examples(DataLoaderStateMixin):
         if not all(isinstance(v, torch.Tensor) and v.shape[:1] == (len(some),) for v in batch.values()):
             return False
         padded = [{name: value[i : i + 1] for name, value in batch.items()} for i in range(len(some))]
-        pairs = [(one, cut) for one in padded for cut in [trimmed(one)] if any(cut[k].shape != one[k].shape for k in one)]
+        pairs = [(one, trimmed(one)) for one in padded]
+        pairs = [(one, cut) for one, cut in pairs if any(cut[name].shape != one[name].shape for name in one)]
         return bool(pairs) and proof([one for one, _ in pairs], [cut for _, cut in pairs])
 
     def first(self) -> Examples:
@@ -134,6 +146,43 @@ def _batched(
         batches += [places[i : i + batch_size] for i in range(0, len(places), batch_size)]
         ends.append(len(batches))
     return batches, ends
+
+
+@contextlib.contextmanager
+def _from_here(collate: Any) -> Iterator[None]:
+    """What is drawn inside is drawn again afterwards."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        with keeps_its_place(collate):
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+
+
+def _collated(
+    collate: Callable[[list[Any]], Mapping[str, Any]], examples: list[Any], batches: list[list[int]]
+) -> list[dict[str, Any]]:
+    with _from_here(collate):
+        return [dict(collate([examples[place] for place in rows])) for rows in batches]
+
+
+def _same_rows(
+    one: list[dict[str, Any]], one_rows: list[list[int]], other: list[dict[str, Any]], other_rows: list[list[int]]
+) -> bool:
+    """Whether each example's tensors are the same in both, as far as the shorter ones reach."""
+    where = {place: (batch, i) for batch, rows in zip(other, other_rows, strict=True) for i, place in enumerate(rows)}
+    for batch, rows in zip(one, one_rows, strict=True):
+        for i, place in enumerate(rows):
+            there, at = where[place]
+            for name, value in batch.items():
+                if isinstance(value, torch.Tensor) and value.shape[:1] == (len(rows),):
+                    pair = value[i], there[name][at]
+                    common = tuple(slice(min(sizes)) for sizes in zip(*(v.shape for v in pair), strict=True))
+                    if not torch.equal(pair[0][common], pair[1][common]):
+                        return False
+    return True
 
 
 def length(example: Any) -> int:
@@ -187,10 +236,8 @@ def padding_is_nothing(model: nn.Module, loss: Loss, padded: list[dict[str, Any]
     try:
         heads = find_heads(model, padded[0])
         device = next(model.parameters()).device
-        found, expected = (
-            sensitivity(model, heads, [{k: v.to(device) for k, v in one.items()} for one in each], loss, token_positions)
-            for each in (bare, padded)
-        )
+        both = [[{k: v.to(device) for k, v in one.items()} for one in each] for each in (bare, padded)]
+        found, expected = (sensitivity(model, heads, each, loss, token_positions) for each in both)
     except Exception:  # whoever measures will meet it again, and say so
         return False
     sizes = np.array([expected.absolute[:, heads.block == block].max() for block in np.unique(heads.block)])

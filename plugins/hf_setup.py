@@ -122,7 +122,7 @@ def observe(
     options: Options,
     path: str,
     args: Any,
-    update: int,
+    update: int | None,
     trainer: Trainer | None,
     seen: Mapping[str, Any],
     online: Online | None = None,
@@ -165,7 +165,7 @@ def observe(
         framework="transformers",
         update=update,
         strict=options.strict,
-        **options.chosen(),
+        **options.chosen() | ({"budget": None} if update is None else {}),  # backfill has no training to share
     )
     if observer.budget:
         observer.budget.charge(drawing)

@@ -91,6 +91,17 @@ def test_what_a_score_does_not_tell_is_absent_and_nothing_is_used_up():
     assert next(once) is batch
 
 
+def test_what_chooses_rows_or_how_many_examples_is_shown_and_in_no_hash():
+    case = CASES["bert"]
+    model = case.build()
+    plain = hd.Observer(model, batches=[case.batch] * 3).run.signature
+    online = hd.online.Online(model, window=7)
+    both = hd.Observer(model, batches=[case.batch] * 3, budget=0.1, online=online).run.signature
+    assert both["hash"] == plain["hash"] and both["data"] == plain["data"]
+    more = {"budget": 0.1, "online": {"estimator": "example", "window": 7}}
+    assert both["settings"] == plain["settings"] | more
+
+
 class Thing:
     """Printed with its address."""
 

@@ -72,6 +72,28 @@ def test_a_live_file_is_completed_in_its_gaps_and_the_rest_is_left_alone(tmp_pat
         assert file["snapshots/seconds"][[3, 7, 9]].tolist() == seconds
 
 
+@pytest.mark.parametrize("more", [{"online": True, "online_window": 3}, {"budget": 1.0}], ids=["online", "budget"])
+def test_a_file_written_with_online_or_a_budget_is_completed_with_or_without(tmp_path, more):
+    every = {"save_strategy": "steps", "save_steps": 1, "eval_strategy": "no"}
+    live = trained(tmp_path, options=more | {"every": 4}, **every)
+    assert tiny.rows(live)["update"] == [4, 8, 10]
+    for options, only in ((more, [2]), ({}, [3])):
+        trainer = tiny.trainer(tmp_path / "x", **every)
+        assert hd.backfill(trainer, live, tmp_path / "out", only=only, **QUIET | options) == str(live)
+    rows = tiny.rows(live)
+    assert rows["update"] == [2, 3, 4, 8, 10] and rows["n_importance"][:2] == [12, 12]
+
+
+def test_online_may_be_switched_on_at_a_resume(tmp_path):
+    live = trained(tmp_path)
+    again = tiny.trainer(tmp_path / "out", ("attach", live, QUIET | {"online": True, "online_window": 3}))
+    again.train(resume_from_checkpoint=str(tmp_path / "out/checkpoint-5"))
+    with h5py.File(live) as file:
+        assert file["snapshot"][:].tolist() == [5, 10] and file["window"][:].tolist() == [8, 10]
+        assert np.array_equal(file["online/average"][0], file["online/mean"][0].astype(np.float32))
+    assert not list(tmp_path.glob("live-2.h5"))
+
+
 def test_the_trainer_is_as_before_and_some_checkpoints_may_be_chosen(tmp_path):
     every = {"save_strategy": "steps", "save_steps": 1}
     tiny.trainer(tmp_path / "out", **every).train()

@@ -17,6 +17,7 @@ from transformers import (
 import headdynamics as hd
 from headdynamics.estimators import sensitivity, token_positions
 from headdynamics.losses import cross_entropy
+from headdynamics.signature import fingerprint
 
 IDS = torch.tensor([[5, 6, 7, 0, 0], [8, 9, 0, 0, 0]])
 MASK = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 0, 0, 0]])
@@ -152,6 +153,26 @@ def test_padding_that_a_loss_does_not_show_is_not_taken_for_nothing(change):
     assert work(examples(Pooling().bert.eval(), rows(20), Padding(16))) == 20 * 16  # no loss at all
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_the_fingerprint_is_that_of_the_draw_sorted_or_not(nested):
+    data, device = rows(45), torch.device("cpu")
+    plain = Examples(data, Padding(), 30, 4, 0, device)
+    made = Examples(data, Padding(), 30, 4, 0, device, lambda *_: True, nested=nested)
+    assert made.places.tolist() != list(range(30))
+    assert fingerprint(made) == fingerprint(plain) == fingerprint(plain.batches) != fingerprint(made.batches)
+    assert fingerprint(Examples(data, Padding(), 30, 4, 1, device)) != fingerprint(plain)
+
+
+def test_a_collator_that_draws_gives_what_it_gave_without_a_proof():
+    data, device = rows(40), torch.device("cpu")
+    plain, refused, proved = (
+        Examples(data, masked_targets(0.3), 40, 4, 0, device, proof)
+        for proof in (None, lambda *_: False, lambda *_: True)
+    )
+    first = fingerprint(plain)
+    assert all(fingerprint(examples.batches) == first for examples in (plain, refused, proved))
+
+
 def masked_targets(share, seed=0):
     """Labels at some tokens, drawn by the collator."""
 
@@ -200,11 +221,11 @@ def test_images_and_streams_stay_in_their_order():
     assert [len(batch["labels"]) for batch in stream] == [4, 3]
 
 
-def test_an_example_is_collated_once_but_for_the_proof():
+def test_examples_are_collated_as_drawn_for_the_proof_and_as_sorted_and_never_again():
     collate = Padding()
     made = examples(tiny.bert().eval(), rows(10), collate)
     list(made), list(made)
-    assert collate.calls == [5, 4, 4, 2]
+    assert collate.calls == [4, 4, 2, 5, 4, 4, 2]
 
 
 @pytest.mark.parametrize(
