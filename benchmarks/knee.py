@@ -51,7 +51,9 @@ def main():
     ratios = by_turns(knee, curve, 2)
     every, found = [], knees[0]
     keeps = [without_first(order, count) for count in range(len(order) + 1)]
+    before = seconds(knee)
     every_time = seconds(lambda: every.extend(scores_without(model, heads, loss, keeps)))
+    knee_time = (before + seconds(knee)) / 2  # one before and one after
     values = np.array([one.value for one in every])
     beyond = np.flatnonzero(values > values[0] * (1 + TOLERANCE))
     limit = int(beyond[0]) - 1 if len(beyond) else len(order)
@@ -61,7 +63,7 @@ def main():
         [
             told(what, "found", answer),
             told("time", "11-point curve (11 evaluations)", spread(ratios)),
-            told("time", f"all {len(values)} counts", f"{every_time / seconds(knee):.1f}x less"),
+            told("time", f"all {len(values)} counts", f"{every_time / knee_time:.1f}x less"),
             told("largest count before the mean loss exceeds the tolerance", "each tried", f"{limit} of {len(order)}"),
             told("accuracy", "whole model", f"{hd.accuracy(batches)(model).value:.2f}"),
         ]
