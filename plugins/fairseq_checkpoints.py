@@ -32,7 +32,7 @@ from .fairseq_trainer import allow_fairseq_checkpoints
 logger = logging.getLogger("headdynamics")
 MEASURING = (
     "examples score_examples subset score fractions knee_tolerance knee_confidence estimator reduction orders seed "
-    "ablate"
+    "ablate budget"
 ).split()
 
 

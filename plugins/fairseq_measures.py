@@ -21,6 +21,7 @@ from torch import nn
 
 from headdynamics.nested import nested_sizes
 from headdynamics.scores import BatchScore, Score, ratio
+from headdynamics.signature import fingerprint
 
 from .sacrebleu_scores import corpus_metric
 
@@ -57,17 +58,26 @@ class Examples:
         self.taken, self._ends = len(self.sizes), list[int]()
         # fairseq drops a last batch that is no multiple; of a draw every example counts
         multiple = 1 if drawing else config.dataset.required_batch_size_multiple
-        batches: list[Any] = []
-        for start, end in itertools.pairwise((0, *self.sizes)):
-            batches += dataset.batch_by_size(
-                indices[np.sort(drawn[start:end])],
+        def batched(places: np.ndarray, multiple: int) -> list[Any]:
+            return dataset.batch_by_size(
+                indices[np.sort(places)],
                 max_tokens=config.dataset.max_tokens_valid,
                 max_sentences=config.dataset.batch_size_valid,
                 required_batch_size_multiple=multiple,
             )
+
+        def collated(batches: list[Any]) -> list[Any]:
+            with data_utils.numpy_seed(config.common.seed + 1):
+                return [dataset.collater([dataset[i] for i in batch]) for batch in batches]
+
+        batches: list[Any] = []
+        for start, end in itertools.pairwise((0, *self.sizes)):
+            batches += batched(drawn[start:end], multiple)
             self._ends.append(len(batches))
-        with data_utils.numpy_seed(config.common.seed + 1):
-            self._batches = [dataset.collater([dataset[i] for i in batch]) for batch in batches]
+        self._batches = collated(batches)
+        whole = 1 if n < len(indices) else config.dataset.required_batch_size_multiple
+        plain = collated(batched(drawn, whole)) if nested else self._batches
+        self.fingerprint = fingerprint(trainer._prepare_sample(batch)[0] for batch in plain)
 
     def __iter__(self) -> Iterator[Any]:
         for batch in self._batches[: self._ends[self.taken - 1]]:

@@ -47,7 +47,7 @@ def observe(
         recorders=recorders,
         positions=token_positions(pad) if pad is not None else (lambda sample, kind: None),
         still_too=[trainer.get_criterion()],
-        budget=options.hd_budget or None,
+        budget=None if update is None else options.hd_budget or None,  # backfill has no training to share
         online=online,
         settings=_settings(options, trainer),
         framework="fairseq",
