@@ -84,7 +84,7 @@ def speedups(model: Any, ours: Any, theirs: Any, layers: Sequence[int], rounds: 
 
 
 def minilm_whole() -> list[Row]:
-    """All 72 heads, with as many masked passes, by turns"""
+    """All 72 heads, with as many masked passes, by turns."""
     model, tokenizer = minilm()
     heads = hd.find_heads(model)
     score = hd.mean_loss(batched(tokenizer, encoded(tokenizer, drawn(16), by_length=True), 8))
