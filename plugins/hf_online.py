@@ -1,15 +1,20 @@
 """Online importance of a Hugging Face Trainer's steps: when to listen, and what weight each example's loss has.
 
-    on_step_begin          listen
-      forward              labels and num_items_in_batch: the weight of each example in the model's loss
-      backward             the gradient that reaches that loss: loss scale and accumulation
-    on_substep_end         add
-    on_pre_optimizer_step  add, and listen no more: evaluation and saving see an untouched model
+    trainer.training_step    listen
+      forward                labels and num_items_in_batch: the weight of each example in the model's loss
+      backward               the gradient that reaches that loss: loss scale and accumulation
+    and add
+
+`attach` knows the trainer and stands around its `training_step`: whatever ends that leaves the model as it was. A bare
+callback sees only events: it listens from on_step_begin on, adds at on_substep_end and on_pre_optimizer_step, and
+listens no more. What is raised in between leaves its hooks on the model, until the next training or until the trainer
+is deleted; such a model cannot be pickled (its state dict can).
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -30,12 +35,14 @@ logger = logging.getLogger("headdynamics")
 class TrainerOnline:
     """Listens to the steps of a Trainer, and keeps windows until there is an observer to record them.
 
+    Without a `trainer`, `begin`, `add` and `end` are for its events.
+
     Raises:
         HeadsError: steps of this training cannot be listened to.
 
     """
 
-    def __init__(self, model: nn.Module, args: Any, options: Options, estimator: str) -> None:
+    def __init__(self, model: nn.Module, args: Any, options: Options, estimator: str, trainer: Any = None) -> None:
         if args.n_gpu > 1:
             raise HeadsError(f"DataParallel copies the model to {args.n_gpu} GPUs at each step: start with torchrun")
         if estimator == "batch" and getattr(args, "deepspeed", None):
@@ -47,7 +54,30 @@ class TrainerOnline:
         self._waiting: list[Window] = []
         several = args.gradient_accumulation_steps > 1 or args.world_size > 1
         self._loss = ModelLoss(unwrap(model), self.online, several)
-        self._listening = contextlib.ExitStack()
+        self._listening, self._around = contextlib.ExitStack(), contextlib.ExitStack()
+        if trainer is not None:
+            self._stand_around(trainer)
+
+    def _stand_around(self, trainer: Any) -> None:
+        train_step, own = trainer.training_step, "training_step" in vars(trainer)
+
+        @functools.wraps(train_step)
+        def listened(*args: Any, **kwargs: Any) -> Any:
+            if self.online.failed:
+                return train_step(*args, **kwargs)
+            with self.online.tapped(), self._loss.read():
+                done = train_step(*args, **kwargs)
+            self.add()
+            return done
+
+        trainer.training_step = listened
+        restore = (setattr, trainer, "training_step", train_step) if own else (delattr, trainer, "training_step")
+        self._around.callback(*restore)
+
+    def leave(self) -> None:
+        """Listen no more, to no step; the trainer and the model are as they were."""
+        self.end()
+        self._around.close()
 
     def begin(self) -> None:
         """Before the forward passes of an update."""
@@ -75,11 +105,11 @@ class TrainerOnline:
             self._waiting = []
 
 
-def listener(options: Options, args: Any, model: nn.Module) -> TrainerOnline | None:
+def listener(options: Options, args: Any, model: nn.Module, trainer: Any = None) -> TrainerOnline | None:
     """What listens to the steps, if asked for; unless strict, a failure costs nothing but this."""
     estimator = options.online_estimator
     try:
-        return TrainerOnline(model, args, options, estimator) if estimator else None
+        return TrainerOnline(model, args, options, estimator, trainer) if estimator else None
     except Exception as error:
         if options.strict:
             raise

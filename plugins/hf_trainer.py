@@ -1,7 +1,7 @@
 """Hugging Face Trainer: one callback, or `attach(trainer)`.
 
     on_step_begin -> forward, backward -> on_pre_optimizer_step
-                      |  online importance listens, if asked for
+                      |  online importance listens, if asked for: see hf_online.py
     optimizer step -> on_step_end  -> [evaluate -> on_evaluate] -> [save]
     last of epoch  -> on_epoch_end -> [evaluate -> on_evaluate] -> [save]
                       |                            |
@@ -72,7 +72,7 @@ class HeadDynamicsCallback(TrainerCallback):
         if self.observer is not None:
             self.observer.close()
         if self.online is not None:
-            self.online.end()  # a training that was interrupted
+            self.online.leave()  # a training that was interrupted
         self.observer, self.schedule, self.online = None, parse(self.options.every), None
         self.off = False  # another rank measures, or attaching failed
         self.due = False  # a measurement waits for the evaluation
@@ -88,23 +88,23 @@ class HeadDynamicsCallback(TrainerCallback):
                 return
             self.schedule = self.options.schedule(args, state, seen.get("train_dataloader"))
             check(seen["model"], args)
-            self.online = listener(self.options, args, seen["model"])
+            self.online = listener(self.options, args, seen["model"], self.trainer)
             if not waits:
                 self._attach(args, seen)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **seen: Any) -> None:
-        """Listen to an update's passes."""
-        if self.online is not None and not self.off:
+        """Listen to an update's passes, where only events tell of them."""
+        if self.online is not None and self.trainer is None and not self.off:
             self.online.begin()
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **seen: Any) -> None:
         """A backward pass is done, and others follow before the update."""
-        if self.online is not None:
+        if self.online is not None and self.trainer is None:
             self.online.add()
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **seen: Any) -> None:
         """An update's last backward pass is done."""
-        if self.online is not None:
+        if self.online is not None and self.trainer is None:
             self.online.add()
             self.online.end()
 
@@ -138,6 +138,8 @@ class HeadDynamicsCallback(TrainerCallback):
         if self.last != state.global_step:
             self._snapshot(args, state, control, seen, at_end=True)
         self._listened(state, close=True)
+        if self.online is not None:
+            self.online.leave()
         if self.observer is not None:
             self.observer.close()
 
@@ -216,6 +218,8 @@ class HeadDynamicsCallback(TrainerCallback):
                 if self.options.strict:
                     raise
                 self.off = True
+                if self.online is not None:
+                    self.online.leave()
                 logger.error("headdynamics is off: %s. Training goes on without it.", str(error).rstrip("."))
                 logger.debug("why headdynamics is off", exc_info=True)
 

@@ -1,5 +1,8 @@
 """Online importance of the Hugging Face Trainer: the same bits as without, and I(h) of every training batch."""
 
+import functools
+import gc
+import itertools
 import logging
 
 import h5py
@@ -234,7 +237,7 @@ def test_a_failure_ends_the_listening_not_the_training(tmp_path, caplog, monkeyp
 
 
 def test_an_interrupted_training_may_go_on_with_the_same_trainer(tmp_path):
-    """What raised in a step left the taps on; the next training takes them off and listens once."""
+    """What raised amid an update: the next training listens once, and from its beginning."""
 
     class Interrupted(TrainerCallback):
         on = True
@@ -251,6 +254,104 @@ def test_an_interrupted_training_may_go_on_with_the_same_trainer(tmp_path):
     made.train()
     assert windows(tmp_path / "run.h5")["n"].tolist() == [24, 12]
     assert not any(m._forward_pre_hooks or m._forward_hooks for m in made.model.modules())
+
+
+class Functional(torch.nn.Module):
+    """An attention layer whose W_O is a function's argument, and a classifier."""
+
+    config = None
+
+    def __init__(self):
+        super().__init__()
+        set_seed(5)
+        self.embed, self.answer = torch.nn.Embedding(20, 8), torch.nn.Linear(8, 2)
+        self.layer = torch.nn.TransformerEncoderLayer(8, 2, 16, dropout=0.1, batch_first=True)
+
+    def forward(self, input_ids, attention_mask=None, labels=None):
+        logits = self.answer(self.layer(self.embed(input_ids)).mean(1))
+        loss = None if labels is None else torch.nn.functional.cross_entropy(logits, labels)
+        return {"loss": loss, "logits": logits}
+
+
+class Struck(torch.autograd.Function):
+    """The identity; Ctrl-C comes on its way back."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        raise KeyboardInterrupt
+
+
+def strike(patch, model, where):
+    """Ctrl-C in training's third forward or backward pass, in the middle of an attention."""
+    if isinstance(model, Functional):
+        owner, name = torch.nn.functional, "scaled_dot_product_attention"
+    else:
+        owner, name = type(model.bert.encoder.layer[0].attention.self), "forward"
+    real, calls = getattr(owner, name), itertools.count(1)
+
+    def struck(*args, **kwargs):
+        nth = next(calls) if model.training else 0
+        if nth == 5 and where == "forward":
+            raise KeyboardInterrupt
+        found = real(*args, **kwargs)
+        if nth != 5:
+            return found
+        return (Struck.apply(found[0]), *found[1:]) if isinstance(found, tuple) else Struck.apply(found)
+
+    patch.setattr(owner, name, struck)
+
+
+def hooks(model):
+    names = ("_forward_pre_hooks", "_forward_hooks", "_backward_hooks", "_backward_pre_hooks")
+    of_modules = sum(len(getattr(module, name)) for module in model.modules() for name in names)
+    return of_modules + sum(len(p._post_accumulate_grad_hooks or ()) for p in model.parameters())
+
+
+@pytest.mark.parametrize("online", [True, "batch"])
+@pytest.mark.parametrize("where", ["forward", "backward"])
+@pytest.mark.parametrize("build", [tiny.bert, Functional])
+def test_an_interrupt_within_a_step_leaves_nothing(tmp_path, monkeypatch, build, where, online):
+    """The model is untouched and can be pickled; the same trainer trains again, to the bits of one without us."""
+    linear, left = torch.nn.functional.linear, []
+    for name in ("alone", "listened"):
+        options = watch(tmp_path / "run.h5", online=online) if name == "listened" else None
+        made = tiny.trainer(tmp_path / name, options, model=build(), num_train_epochs=1, save_strategy="no")
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            strike(patch, made.model, where)
+            made.train()
+        assert not hooks(made.model) and torch.nn.functional.linear is linear
+        torch.save(made.model, tmp_path / "model.pt")
+        made.model.zero_grad()
+        made.train()
+        assert not hooks(made.model) and torch.nn.functional.linear is linear
+        assert "training_step" not in vars(made)
+        left.append(tiny.left(made))
+    assert tiny.same(*left)
+    assert windows(tmp_path / "run.h5")["update"].tolist() == [3, 5]
+
+
+def test_a_bare_callback_leaves_its_hooks_until_its_trainer_is_gone(tmp_path, monkeypatch):
+    callback = HeadDynamicsCallback(tmp_path / "run.h5", **QUIET | {"online": True, "every": None})
+    made = tiny.trainer(tmp_path, callback)
+    model = made.model
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        strike(patch, model, "backward")
+        made.train()
+    assert hooks(model)
+    del made, callback
+    gc.collect()
+    assert not hooks(model)
+
+
+def test_a_training_step_of_the_users_own_is_put_back(tmp_path):
+    made = tiny.trainer(tmp_path, watch(tmp_path / "run.h5"))
+    own = made.training_step = functools.partial(made.training_step)
+    made.train()
+    assert made.training_step is own and windows(tmp_path / "run.h5")["n"].tolist() == [24, 12, 24, 12]
 
 
 @pytest.mark.parametrize("options", [{"online": "token"}, {"online": True, "online_window": 0}])
