@@ -30,6 +30,8 @@ def clean(run: Run) -> tuple[Run, np.ndarray, np.ndarray, LeftOut]:
     run = run.usable()
     blocks = run.importance["blocks"].values.astype(float)
     sentences = []
+    if run.online is not None and len(run.online["window"]) and not len(run.snapshots["update"]):
+        sentences.append("the run has no snapshots, only online importance of training's own steps: see Run.online")
     finite = np.isfinite(blocks)
     # Where nothing at all is finite, no block and no head is to blame: every snapshot goes.
     block_ok = finite.any(axis=(0, 2)) | ~finite.any()

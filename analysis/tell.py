@@ -180,7 +180,7 @@ def _left_out(found: Settling) -> list[str]:
 def _span(run: Run) -> str:
     update = run.snapshots["update"].values
     if not len(update):
-        return "none yet"
+        return "none yet" + ("" if run.online is None else ", only windows of online importance")
     failed = len(run.failures)
     return f"{len(update)}, update {update[0]} to {update[-1]}" + (f"; {failed} of them failed" if failed else "")
 

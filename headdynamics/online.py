@@ -23,6 +23,7 @@ from torch import nn
 
 from .heads import Heads, heads_in
 from .online_sources import SOURCES, Source, check_model
+from .schedule import Schedule, never
 
 logger = logging.getLogger("headdynamics")
 WINDOW = 100  # updates
@@ -192,6 +193,11 @@ class Online:
                 logger.error("headdynamics: online importance is off: %s. Training goes on without it.", why)
                 logger.debug("why online importance is off", exc_info=True)
             self.failed = True
+
+
+def alone(online: Online | None, schedule: Schedule) -> bool:
+    """Whether windows are all that was asked for: `never` a snapshot, and not one at the end of training either."""
+    return online is not None and not online.failed and schedule is never
 
 
 def check_options(estimator: str, window: int) -> None:

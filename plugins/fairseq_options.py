@@ -17,7 +17,11 @@ def _option(default: Any, text: str) -> Any:
 class HeadDynamicsOptions:
     """What can be asked of the instrument; every field is a `--hd-*` flag (fairseq's dataclass convention)."""
 
-    hd_every: str = _option("epoch", "when to snapshot: epoch, log (updates 1, 2, 4...), never, or a number of updates")
+    hd_every: str = _option(
+        "epoch",
+        "when to snapshot: epoch, log (updates 1, 2, 4...), a number of updates, or never: only at the end, and with "
+        "--hd-online not at all",
+    )
     hd_early: bool = _option(False, "also at 1/8, 1/4 and 1/2 of the first epoch")
     hd_examples: int = _option(1000, "examples for head importance, the same ones at each snapshot")
     hd_score_examples: int = _option(1000, "examples for the pruning curve, the same ones at each snapshot; 0: all")

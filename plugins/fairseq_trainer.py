@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from headdynamics.online import alone
 from headdynamics.record import Recorder
 from headdynamics.schedule import Moment, either, parse, within_first_epoch
 from headdynamics.snapshot import Snapshot
@@ -150,7 +151,7 @@ class FairseqWatch:
         last = end_of_epoch and epoch_itr.epoch >= (self.cfg.optimization.max_epoch or math.inf)
         every = self.cfg.checkpoint.save_interval_updates
         self._listened(moment, end_of_epoch or self._stops_now() or (every > 0 and moment.update % every == 0))
-        if self.schedule(moment) or last or self._stops_now():
+        if self.schedule(moment) or ((last or self._stops_now()) and not alone(self.online, self.schedule)):
             self._snapshot(moment)
 
     def after_saving(self, epoch_itr: Any, stop: bool, end_of_epoch: bool) -> None:
@@ -158,7 +159,8 @@ class FairseqWatch:
         if stop:
             moment = self._moment(epoch_itr, end_of_epoch)
             self._listened(moment, close=True)
-            self._snapshot(moment)
+            if not alone(self.online, self.schedule):
+                self._snapshot(moment)
 
     def _listened(self, moment: Moment, close: bool) -> None:
         """A window of online importance may be full; `close` where a checkpoint comes, so that a resume has no gap."""

@@ -36,7 +36,8 @@ BY_BATCH = ("batch", "bertology")  # estimators that depend on how examples are 
 class Options(Plan):
     """What a user may choose: all that a `Plan` has, and when, on what and to where.
 
-    every: "epoch", "log", a number of updates, a schedule function, or None: only at the end of training.
+    every: "epoch", "log", a number of updates, a schedule function, or None: only at the end of training, and with
+        `online` not at all.
     early: also at 1/8, 1/4 and 1/2 of the first epoch.
     examples: how many examples I(h) is estimated from; drawn once by `seed`, all where there are fewer. They are sorted
         by length and trimmed, but not for the estimators `batch` and `bertology`, which depend on the batches, nor for

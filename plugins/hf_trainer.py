@@ -22,6 +22,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from headdynamics.heads import unwrap
 from headdynamics.observer import Observer
+from headdynamics.online import alone
 from headdynamics.record.tensorboard import retained
 from headdynamics.schedule import Moment, parse
 from headdynamics.snapshot import Snapshot
@@ -134,14 +135,21 @@ class HeadDynamicsCallback(TrainerCallback):
         self.saved = state.global_step
 
     def on_train_end(self, args: Any, state: Any, control: Any, **seen: Any) -> None:
-        """One row at the end, whatever the schedule says."""
-        if self.last != state.global_step:
+        """One row at the end, whatever the schedule says, but for online importance alone."""
+        if self._alone():
+            if self.observer is None and not self.off:
+                with self._forgiven(seen["model"]):
+                    self._attach(args, seen)
+        elif self.last != state.global_step:
             self._snapshot(args, state, control, seen, at_end=True)
         self._listened(state, close=True)
         if self.online is not None:
             self.online.leave()
         if self.observer is not None:
             self.observer.close()
+
+    def _alone(self) -> bool:
+        return alone(self.online.online if self.online is not None else None, self.schedule)
 
     def _listened(self, state: Any, close: bool) -> None:
         """A window of online importance may be full."""
@@ -151,7 +159,9 @@ class HeadDynamicsCallback(TrainerCallback):
 
     def _look(self, args: Any, state: Any, control: Any, seen: Mapping[str, Any], end_of_epoch: bool) -> None:
         moment = Moment(state.global_step, state.epoch, end_of_epoch)
-        if self.last == moment.update or not (control.should_training_stop or self.schedule(moment)):
+        if self.last == moment.update or not (
+            (control.should_training_stop and not self._alone()) or self.schedule(moment)
+        ):
             return
         self.due = control.should_evaluate
         if not self.due:

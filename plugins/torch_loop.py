@@ -27,6 +27,7 @@ from typing import Any
 import torch
 
 from headdynamics.observer import Observer
+from headdynamics.online import alone
 from headdynamics.schedule import Moment, Schedule, either, parse, within_first_epoch
 from headdynamics.snapshot import Snapshot
 
@@ -37,7 +38,8 @@ class Watch:
     Args:
         observer: what measures; made with `update` where training resumes.
         updates_per_epoch: optimizer steps in an epoch.
-        every: "epoch", "log", a number of updates, a schedule function, or None: only at the end.
+        every: "epoch", "log", a number of updates, a schedule function, or None: only at the end, and
+            not at all where the observer measures online.
         early: also at 1/8, 1/4 and 1/2 of the first epoch.
         update: updates done before, where training resumes.
 
@@ -91,6 +93,6 @@ class Watch:
     def __exit__(self, failure: Any, *rest: Any) -> None:
         if failure is None:
             self._window(close=True)
-            if self.measured != self.update:
+            if self.measured != self.update and not alone(self.observer.online, self.schedule):
                 self._snapshot()
         self.observer.close()

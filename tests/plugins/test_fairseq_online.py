@@ -54,6 +54,7 @@ def test_the_same_bits_with_and_without(whole, form):
     assert found["update"].tolist() == [3, 5, 8, 10]
     assert found["n"].sum() == (2 * 296 if form == "example" else 10) and not found["skipped"].any()
     assert np.isfinite(found["mean"]).all() and (found["mean"] > 0).all() and found["scale"] == "own loss"
+    assert not len(hd.load_run(folder / form / "headdynamics.h5").snapshots["update"])
 
 
 def test_a_resumed_run_goes_on_without_a_gap_or_a_double(whole, data, tmp_path):
@@ -83,7 +84,7 @@ def test_i_of_an_update(data, tmp_path, reduction, update_freq):
     examples = ["--hd-subset", "train", "--hd-examples", "300", "--hd-online-window", "1", "--hd-reduction", reduction]
     one = ["--max-tokens", "9999" if update_freq == "1" else "1600", "--update-freq", update_freq, "--max-update", "2"]
     one += ["--required-batch-size-multiple", "1"]
-    tiny.run(tiny.command(data, tmp_path, *ONLINE, *examples, *one, *NO_DROPOUT, "--lr", "1e-30"))
+    tiny.run(tiny.command(data, tmp_path, *ONLINE, "--hd-every", "2", *examples, *one, *NO_DROPOUT, "--lr", "1e-30"))
     run, found = hd.load_run(tmp_path / "headdynamics.h5"), windows(tmp_path / "headdynamics.h5")
     assert found["n"].tolist() == [300, 300] and run.snapshots["n_importance"].values.tolist() == [300]
     for name in ("mean", "signed", "stderr"):
@@ -147,6 +148,7 @@ def listened():
         task.train_step(sample=sample, model=model, criterion=criterion, **how)
         return listens.online
 
+    step.model = model
     return step, hd.importance(model, [sample], CriterionLoss(criterion, 1))
 
 
@@ -155,6 +157,26 @@ def test_each_pass_of_a_step_counts_and_dummy_batches_do_not(listened):
     step(ignore_grad=True)
     found = step().step(1, close=True)
     assert found.n == 6 and found.scale == "own loss"
+    np.testing.assert_allclose(found.mean, want.mean, rtol=0, atol=2e-6 * want.mean.max())
+
+
+@pytest.mark.parametrize("where", ["forward", "backward"])
+def test_an_interrupt_within_a_step_leaves_nothing(listened, monkeypatch, where):
+    step, want = listened
+    model, linear = step.model, torch.nn.functional.linear
+
+    def struck(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        if where == "forward":  # in the middle of an attention
+            patch.setattr(torch.nn.functional, "multi_head_attention_forward", struck)
+        else:
+            patch.setattr("headdynamics.online_sources.Tap.backward", staticmethod(struck))
+        step()
+    assert torch.nn.functional.linear is linear
+    assert not any(m._forward_pre_hooks or m._forward_hooks for m in model.modules())
+    found = step().step(1, close=True)
     np.testing.assert_allclose(found.mean, want.mean, rtol=0, atol=2e-6 * want.mean.max())
 
 

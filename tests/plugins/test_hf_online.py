@@ -175,7 +175,21 @@ def test_a_callback_keeps_windows_until_it_sees_the_evaluation_data(tmp_path):
     options = QUIET | {"online": True, "online_window": 2, "every": None}
     tiny.trainer(tmp_path / "out", HeadDynamicsCallback(tmp_path / "run.h5", **options)).train()
     assert windows(tmp_path / "run.h5")["update"].tolist() == [2, 4, 5, 7, 9, 10]
-    assert tiny.rows(tmp_path / "run.h5")["update"] == [10]
+    assert tiny.rows(tmp_path / "run.h5")["update"] == []
+
+
+@pytest.mark.parametrize("attached", [True, False])
+def test_online_alone_takes_no_snapshot(tmp_path, capsys, attached):
+    """Not at the end, not where training is stopped, and not without evaluations; the readers say so."""
+    path = tmp_path / "run.h5"
+    options = QUIET | {"online": True, "online_window": 3, "every": None}
+    how = ("attach", path, options) if attached else HeadDynamicsCallback(path, **options)
+    tiny.trainer(tmp_path / "out", how, eval_strategy="steps", eval_steps=1000, max_steps=7).train()
+    assert windows(path)["update"].tolist()[-1] == 7 and tiny.rows(path)["update"] == []
+    for command, said in (("show", "only windows of online importance"), ("settle", "the run has no snapshots")):
+        capsys.readouterr()
+        assert main([command, str(path)]) == 0
+        assert said in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("how", ["label smoothing", "a loss of the user's own"])

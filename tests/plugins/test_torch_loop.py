@@ -96,6 +96,12 @@ def test_a_loop_that_is_listened_to_is_the_same_loop(estimator):
         assert window.average == pytest.approx(average, rel=1e-6)
 
 
+def test_online_alone_takes_no_snapshot():
+    memory = MemoryRecorder()
+    train(lambda model, epoch: Listened(listened(model, memory), epoch, None))
+    assert [window.update for window in memory.windows] == [4, 8, 12] and memory.snapshots == []
+
+
 def test_listening_needs_an_ear():
     with Watch(observer(Tiny(), MemoryRecorder()), 5) as watch:
         with pytest.raises(ValueError, match="online=hd.Online"), watch.online():
