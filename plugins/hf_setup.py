@@ -25,8 +25,9 @@ from headdynamics.record.tensorboard import TensorBoardRecorder
 from headdynamics.schedule import Schedule, either, parse, within_first_epoch
 from headdynamics.scores import Score
 
-from .hf_examples import Examples, padding_is_nothing
+from .hf_examples import Examples
 from .hf_measures import Metrics, MetricScore, kept_columns, own_score
+from .hf_padding import padding_is_nothing
 
 logger = logging.getLogger("headdynamics")
 BY_BATCH = ("batch", "bertology")  # estimators that depend on how examples are batched

@@ -6,7 +6,8 @@ import hf_tiny as tiny
 import numpy as np
 import pytest
 import torch
-from headdynamics.plugins.hf_examples import Examples, length, padding_is_nothing, trimmed
+from headdynamics.plugins.hf_examples import Examples
+from headdynamics.plugins.hf_padding import length, padding_is_nothing, trimmed
 from transformers import (
     ConvBertConfig,
     ConvBertForSequenceClassification,
