@@ -206,7 +206,15 @@ def test_a_time_that_makes_no_sense(how):
         Arrivals(list, read, **how)
 
 
-def test_ctrl_c_is_asked_for_politely_the_second_time_it_is_not():
+@pytest.fixture
+def ctrl_c_interrupts():
+    """As in a terminal; what a shell starts in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_is_asked_for_politely_the_second_time_it_is_not(ctrl_c_interrupts):
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with until_interrupted() as stop:
         os.kill(os.getpid(), signal.SIGINT)
