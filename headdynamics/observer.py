@@ -95,13 +95,9 @@ class Observer:
         with still(self.model, *self.still_too):
             probe = next(iter(batches), None)
             self.heads = heads or find_heads(self.model, probe if isinstance(probe, Mapping) else None)
-            settings = {**plan.settings(), **(settings or {})}
-            beside: dict[str, Any] = {} if plan.budget is None else {"budget": plan.budget}
-            if online is not None:
-                beside["online"] = {"estimator": online.estimator, "window": online.window}
             check_orders(plan.orders, self.heads)
-            scored = scored_examples(self.score)
-            signed = signature(self.model, self.heads, batches, settings, scored, beside)
+            settings, scored = {**plan.settings(), **(settings or {})}, scored_examples(self.score)
+            signed = signature(self.model, self.heads, batches, settings, scored, _beside(plan, online))
         self.run = Run(
             self.heads,
             framework,
@@ -220,3 +216,10 @@ class Observer:
             with contextlib.suppress(Exception):
                 recorder.close()
 
+
+def _beside(plan: Plan, online: Online | None) -> dict[str, Any]:
+    """Settings that are told but in no hash: they change which rows there are, or of how many examples."""
+    told: dict[str, Any] = {} if plan.budget is None else {"budget": plan.budget}
+    if online is not None:
+        told["online"] = {"estimator": online.estimator, "window": online.window}
+    return told
