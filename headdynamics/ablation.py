@@ -18,6 +18,7 @@ from torch import nn
 
 from .best import Best, best_heads, held_out
 from .heads import Heads, heads_in
+from .ranks import ranks_of, shared_out
 from .scores import BatchScore, Score, Scores
 from .sharing import scores_under, shared_scores
 from .significance import NO_TEST, RESAMPLES, paired_tests, scipy_stats
@@ -135,9 +136,11 @@ def _until_decided(
         raise ValueError(f"stop is a level of significance between 0 and 1, such as 0.01, not {level}")
     if not isinstance(score, BatchScore):
         raise ValueError("an evaluation that stops needs a score made of batches, such as hd.accuracy(batches)")
+    ranks = ranks_of(score.batches)
 
     def measure(batches: Sequence[Any], which: Sequence[int]) -> list[Scores]:
-        return shared_scores(model, heads, replace(score, batches=batches), [torch.ones(len(heads)), *masks[which]])
+        part = replace(score, batches=shared_out(batches, ranks))
+        return shared_scores(model, heads, part, [torch.ones(len(heads)), *masks[which]])
 
     return stopped(list(score.batches), measure, len(masks), level, test=test, resamples=resamples, seed=seed)
 

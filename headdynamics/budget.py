@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from .nested import Parts, taking
+from .ranks import Ranks
 
 logger = logging.getLogger("headdynamics")
 RESERVE = 1.25  # no two snapshots take the same time, and what the last one takes too much is never saved again
@@ -39,6 +40,7 @@ class Budget:
         share: of training's wall-clock, in (0, 1].
         collections: the examples of I(h) and of the score; both are taken alike.
         clock: seconds.
+        ranks: the processes that measure together; all take what the first can afford.
 
     Raises:
         ValueError: `share` is not in (0, 1].
@@ -46,10 +48,14 @@ class Budget:
     """
 
     def __init__(
-        self, share: float, collections: Sequence[Parts], clock: Callable[[], float] = time.perf_counter
+        self,
+        share: float,
+        collections: Sequence[Parts],
+        clock: Callable[[], float] = time.perf_counter,
+        ranks: Ranks | None = None,
     ) -> None:
         check_budget(share)
-        self.share, self.collections, self.clock = share, collections, clock
+        self.share, self.collections, self.ranks, self.clock = share, collections, ranks or Ranks(), clock
         self.began, self.spent = clock(), 0.0
         self._whole: float | None = None  # what the last snapshot would have taken with all examples
         shares = [np.maximum(c.sizes, 1) / max(1, c.sizes[-1]) for c in collections]
@@ -70,7 +76,7 @@ class Budget:
     def visit(self) -> Iterator[None]:
         """Take what can be paid for, at least the first part; note what it took."""
         allowance, began = self.allowance(), self.clock()
-        parts = self._affordable(allowance)
+        parts = self.ranks.first(self._affordable(allowance))
         try:
             with taking(parts, *self.collections):
                 yield

@@ -236,10 +236,9 @@ def own_weights_back(*models: nn.Module) -> Iterator[None]:
 
 def run_file(observer: Observer) -> HDF5Recorder:
     """The observer's run file; ValueError where it has none."""
-    files = [recorder for recorder in observer.recorders if isinstance(recorder, HDF5Recorder)]
-    if not files:
+    if observer.recording.file is None:
         raise ValueError("backfill writes a run file: give the observer its path")
-    return files[0]
+    return observer.recording.file
 
 
 def _progress(checkpoints: list[Checkpoint]) -> Iterable[Any]:

@@ -27,6 +27,7 @@ from torch import nn
 from .heads import Heads, heads_in, unwrap
 from .losses import Loss, cross_entropy
 from .nested import as_drawn
+from .ranks import each
 from .schema import BLOCKS
 from .stillness import frozen
 from .taps import tapped
@@ -107,7 +108,8 @@ def sensitivity(
     Rows are in the order of the draw, whatever the order in which the batches give them (`nested.as_drawn`): blocks
     of every tenth row are then random ones, not sorted by length.
     """
-    parts = [_one_batch(unwrap(model), heads, batch, loss, positions) for batch in batches]
+    inner = unwrap(model)
+    parts = each(batches, lambda batch: _one_batch(inner, heads, batch, loss, positions))
     if not parts:
         raise ValueError("no examples to estimate importance from: the batches are empty")
     signed, absolute, tokens, losses = (list(column) for column in zip(*parts, strict=True))

@@ -22,7 +22,6 @@ smaller):
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -34,6 +33,7 @@ from torch import nn
 from .heads import Heads, heads_in, unwrap
 from .keep import without_first
 from .points import cuttable
+from .ranks import each, some
 from .scores import BatchScore, Score, Scores
 from .skewness import ends, pseudo_values
 from .surgery.lent import removed
@@ -173,8 +173,7 @@ class _Trial:
     def _more(self, look: _Look, stats: list[np.ndarray]) -> Scores | float:
         if not isinstance(self.score, BatchScore):
             return self.score(self.model)
-        part = itertools.islice(self.score.batches, look.batches.start, None, look.batches.step)
-        stats.append(replace(self.score, batches=part)(self.model).stats)
+        stats.append(replace(self.score, batches=some(self.score.batches, look.batches))(self.model).stats)
         return _scores(self.score, stats)
 
     def _compared(self, found: Scores | float, unpruned: Scores | float, last: bool) -> tuple[bool | None, float]:
@@ -200,7 +199,7 @@ def _looks(model: nn.Module, score: Score) -> Iterator[_Look]:
         yield _Look(slice(0, None, 1), score(model), 1.0)
         return
     with torch.no_grad():
-        every = [score.measure(model, batch) for batch in score.batches]
+        every = each(score.batches, lambda batch: score.measure(model, batch))
     if not every:
         score.gathered(every)  # complains
     seen = every[:0]

@@ -7,6 +7,7 @@ Batches are any iterable. Some tell more of themselves:
 | places    | [n] the place in the draw of each example that iteration gives, where its order is another           |
 | sizes     | how much the first 1, 2, ... parts hold together (examples, or batches of a plain list)              |
 | taken     | how many parts iteration gives; to be set                                                            |
+| ranks     | the processes that share the batches: see `ranks`                                                    |
 | fingerprint | of the same examples as drawn, where order or padding are others: see `signature.fingerprint`      |
 
 The first parts are a random subset of all, and the same one at each snapshot. So I(h) and scores of fewer examples

@@ -26,11 +26,12 @@ from .heads import Heads, find_heads, unwrap
 from .knee import Knee, find_knees
 from .losses import Loss, cross_entropy
 from .nested import Parts, in_parts
-from .online import Online, Window, averaged
+from .online import Online, Window
 from .orders import check_orders, make_order
 from .plan import Plan
+from .ranks import Ranks, shared_out
 from .record import Recorder
-from .record.hdf5 import HDF5Recorder
+from .record.recording import Recording
 from .scores import BatchScore, Score, mean_loss
 from .signature import scored_examples, signature
 from .situation import Situation
@@ -51,6 +52,8 @@ class Observer:
         loss: `loss(model, batch) -> [B]`; default: cross-entropy from logits and labels.
         recorders: further destinations.
         still_too: modules beside the model that a snapshot might change (a criterion).
+        ranks: the processes that measure together, each a share of the batches; all call the same methods at the same
+            points of training. Rank 0 alone records. Default: this one alone.
         online: what measures training's own steps; its windows come here by `window`. See `plugins.torch_loop`.
         settings: what else makes these numbers what they are; part of the signature.
         update: where training stands; a resumed run drops the rows beyond. None: rows come in any order, and none is
@@ -62,6 +65,7 @@ class Observer:
         HeadsError: the model has no heads that can be read.
         ValueError: an option makes no sense.
         RunFileError: the run file cannot be written, or another process writes it.
+        RankError: another rank cannot, or has other examples.
 
     """
 
@@ -77,6 +81,7 @@ class Observer:
         positions: Positions = token_positions,
         heads: Heads | None = None,
         still_too: Sequence[nn.Module] = (),
+        ranks: Ranks | None = None,
         online: Online | None = None,
         settings: Mapping[str, Any] | None = None,
         framework: str = "torch",
@@ -85,19 +90,20 @@ class Observer:
         **measured: Any,
     ) -> None:
         began = time.perf_counter()
-        self.plan = plan = Plan(**measured)
-        if plan.budget is not None:
-            batches = in_parts(batches)
-            score = replace(score, batches=in_parts(score.batches)) if isinstance(score, BatchScore) else score
+        self.plan, self.ranks = plan, ranks = Plan(**measured), ranks or Ranks()
+        batches = _ready(batches, plan, ranks)
+        if isinstance(score, BatchScore):
+            score = replace(score, batches=_ready(score.batches, plan, ranks))
         self.model, self.batches, self.loss, self.positions = unwrap(model), batches, loss, positions
         self.score: Any = score or mean_loss(batches, loss)
         self.strict, self.still_too = strict, tuple(still_too)
-        with still(self.model, *self.still_too):
+        with ranks.together(), still(self.model, *self.still_too):
             probe = next(iter(batches), None)
             self.heads = heads or find_heads(self.model, probe if isinstance(probe, Mapping) else None)
             check_orders(plan.orders, self.heads)
             settings, scored = {**plan.settings(), **(settings or {})}, scored_examples(self.score)
             signed = signature(self.model, self.heads, batches, settings, scored, _beside(plan, online))
+            ranks.agree(_drawn(signed, batches, scored), "examples or settings: give each the same evaluation data")
         self.run = Run(
             self.heads,
             framework,
@@ -109,29 +115,12 @@ class Observer:
             tuple(plan.orders),
             signed,
         )
-        self.online, self._average = online, None
-        self.recorders: list[Recorder] = []
-        self.path = ""  # where the run file really is: NAME-2.h5 where NAME.h5 belongs to another run
-        if path:
-            file = HDF5Recorder(path)
-            file.start(self.run, update)
-            self.path = str(file.path)
-            self._average = file.average()
-            self.recorders.append(file)
-        for recorder in recorders:
-            self._start(recorder, update)
-        self.budget = plan.budget and Budget(plan.budget, [e for e in (batches, scored) if isinstance(e, Parts)])
+        self.recording = Recording(self.run, path, recorders, update, strict, ranks)
+        self.path = self.recording.path
+        parts = [examples for examples in (batches, scored) if isinstance(examples, Parts)]
+        self.budget = plan.budget and Budget(plan.budget, parts, ranks=ranks)
         if self.budget:
             self.budget.charge(time.perf_counter() - began)
-
-    def _start(self, recorder: Recorder, update: int | None) -> None:
-        try:
-            recorder.start(self.run, update)
-            self.recorders.append(recorder)
-        except Exception as error:
-            if self.strict:
-                raise
-            logger.error("headdynamics goes on without %s: %s", type(recorder).__name__, error)
 
     def snapshot(
         self,
@@ -152,7 +141,7 @@ class Observer:
         epoch = float("nan") if epoch is None else float(epoch)
         with self.budget.visit() if self.budget else contextlib.nullcontext():
             taken = self._visit(update, epoch, checkpoint, load)
-            self._record("write", taken)
+            self.recording.write(taken)
         return taken
 
     def _visit(self, update: int, epoch: float, checkpoint: str, load: Callable[[nn.Module], None] | None) -> Snapshot:
@@ -160,7 +149,7 @@ class Observer:
         try:
             if load is not None:
                 load(self.model)
-            with still(self.model, *self.still_too):
+            with self.ranks.together(), still(self.model, *self.still_too):
                 found, curves, ablations, knees = self._measure()
             seconds = time.perf_counter() - began
             taken = Snapshot(update, epoch, seconds, OK, found, curves, checkpoint, ablations, knees)
@@ -176,8 +165,7 @@ class Observer:
     def window(self, found: Window | None) -> None:
         """Record a window of online importance, if there is one, with the moving average."""
         if found is not None:
-            self._average = averaged(self._average, found)
-            self._record("write_window", replace(found, average=self._average))
+            self.recording.write_window(found)
 
     def _measure(self) -> tuple[Importance, dict[str, Curve], dict[str, Ablation], dict[str, Knee]]:
         plan = self.plan
@@ -201,20 +189,19 @@ class Observer:
                 *(taken.update, loss, self.run.metric, taken.score),
             )
 
-    def _record(self, how: str, taken: Snapshot | Window) -> None:
-        for recorder in self.recorders:
-            try:
-                getattr(recorder, how)(taken)
-            except Exception:
-                if self.strict:
-                    raise
-                logger.exception("headdynamics: %s failed; training goes on", type(recorder).__name__)
-
     def close(self) -> None:
         """Let every recorder go."""
-        for recorder in self.recorders:
-            with contextlib.suppress(Exception):
-                recorder.close()
+        self.recording.close()
+
+
+def _ready(batches: Any, plan: Plan, ranks: Ranks) -> Any:
+    return shared_out(batches if plan.budget is None else in_parts(batches), ranks)
+
+
+def _drawn(signed: Mapping[str, Any], *examples: Any) -> tuple[Any, ...]:
+    """What all ranks have to have in common: settings, examples, and their order."""
+    places = [getattr(one, "places", None) for one in examples]
+    return signed["hash"], signed.get("scored"), [None if place is None else place.tolist() for place in places]
 
 
 def _beside(plan: Plan, online: Online | None) -> dict[str, Any]:

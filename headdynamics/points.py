@@ -7,12 +7,14 @@ heads, say) go batch by batch, so that what the encoder makes of a batch serves 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from .heads import Heads, unwrap
+from .ranks import each
 from .scores import BatchScore, Score, Scores
 from .sharing import standing_in
 from .sharing.nests import mapped
@@ -67,13 +69,17 @@ def _batch_by_batch(
     whole: Sequence[nn.Module],
 ) -> list[Scores]:
     """The scores without the heads of each mask; `whole`: modules in which none of them takes any."""
-    stats: list[list[np.ndarray]] = [[] for _ in keeps]
     memory = Memory(heads)
+
+    def measure(batch: Any) -> list[np.ndarray]:
+        memory.forget()
+        memory.mask(torch.ones(len(heads)))
+        found = []
+        for keep in keeps:
+            with removed(model, heads, keep, may_cut):
+                found.append(score.measure(model, mapped(batch, lambda leaf: leaf)))  # it may take labels out
+        return found
+
     with torch.no_grad(), standing_in(model, memory, whole):
-        for batch in score.batches:
-            memory.forget()
-            memory.mask(torch.ones(len(heads)))
-            for keep, found in zip(keeps, stats, strict=True):
-                with removed(model, heads, keep, may_cut):
-                    found.append(score.measure(model, mapped(batch, lambda leaf: leaf)))  # it may take labels out
-    return [score.gathered(found) for found in stats]
+        by_batch = each(score.batches, measure)
+    return [score.gathered([found[i] for found in by_batch]) for i in range(len(keeps))]

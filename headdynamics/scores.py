@@ -18,6 +18,7 @@ from torch import nn
 
 from .losses import IGNORED, cross_entropy, find_labels, forward, predicts_next
 from .nested import as_drawn
+from .ranks import each
 
 Aggregate = Callable[[np.ndarray], np.ndarray]  # sums [..., k] -> metric [...]
 RESAMPLES = 200
@@ -80,7 +81,7 @@ class BatchScore:
     def __call__(self, model: nn.Module) -> Scores:
         """Measure every batch without gradients."""
         with torch.no_grad():
-            return self.gathered([self.measure(model, batch) for batch in self.batches])
+            return self.gathered(each(self.batches, lambda batch: self.measure(model, batch)))
 
     def gathered(self, stats: Sequence[np.ndarray]) -> Scores:
         """The Scores of what `measure` gave for each batch."""

@@ -7,10 +7,12 @@ loss over these examples, so a curve scored on others is a held-out test of the 
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import torch
 
+from .ranks import each, ranks_of, shared_out
 from .situation import Situation, importance_values
 
 
@@ -85,28 +87,41 @@ def shapley_values(situation: Situation, pairs: int, seed: int = 0, truncate: bo
     all, and counts the rest as 0 (Ghorbani and Zou 2019).
     """
     draw = np.random.default_rng(seed)
-    total, examples = np.zeros(len(situation.wanted)), 0
+
+    def walks(rows: int) -> list[np.ndarray]:
+        several = [np.tile(np.arange(len(situation.wanted)), (rows, 1))]
+        for _ in range(pairs):
+            several.append(draw.permuted(several[-1], axis=1))
+        return several[1:]
+
+    def added(drawn: tuple[Any, np.ndarray, list[np.ndarray]]) -> np.ndarray:
+        batch, full, several = drawn
+        none = _losses(situation, batch, situation.keep(situation.wanted)).mean()
+        limit = none if truncate and none > full.mean() else np.inf
+        both = (walk for forth in several for walk in (forth, forth[:, ::-1]))
+        return np.sum([_walked(situation, batch, walk, full, limit) for walk in both], axis=0)
+
     with torch.no_grad():
-        for batch in situation.batches:
-            full = situation.losses(batch, situation.keep([])).double()
-            none = situation.losses(batch, situation.keep(situation.wanted)).double().mean()
-            limit = float(none) if truncate and none > full.mean() else np.inf
-            walks = np.tile(np.arange(len(situation.wanted)), (len(full), 1))
-            for _ in range(pairs):
-                walks = draw.permuted(walks, axis=1)
-                for walk in (walks, walks[:, ::-1]):
-                    total += _walked(situation, batch, walk, full, limit) / (2 * pairs)
-            examples += len(full)
-    return total / examples
+        full = each(situation.batches, lambda batch: _losses(situation, batch, situation.keep([])))
+        drawn = zip(situation.batches, full, [walks(len(rows)) for rows in full], strict=True)
+        walked = each(shared_out(drawn, ranks_of(situation.batches)), added)
+    return np.asarray(sum(walked)) / (2 * pairs * sum(map(len, full)))
 
 
-def _walked(situation: Situation, batch: object, walk: np.ndarray, full: torch.Tensor, limit: float) -> np.ndarray:
-    """What each head added to the loss where its row's walk [B, k] took it away, summed over rows, [k]."""
-    added, before = np.zeros(walk.shape[1]), full.cpu().numpy()
+def _losses(situation: Situation, batch: Any, keep: torch.Tensor) -> np.ndarray:
+    return situation.losses(batch, keep).double().cpu().numpy()
+
+
+def _walked(situation: Situation, batch: Any, walk: np.ndarray, before: np.ndarray, limit: float) -> np.ndarray:
+    """What each head added to the loss where its row's walk [B, k] took it away, summed over rows, [k].
+
+    `before`: each row's loss [B] before the walk.
+    """
+    added = np.zeros(walk.shape[1])
     keep, rows = torch.ones(len(walk), len(situation.heads)), torch.arange(len(walk))
     for heads in walk.T:
         keep[rows, torch.as_tensor(situation.wanted[heads])] = 0
-        after = situation.losses(batch, keep).double().cpu().numpy()
+        after = _losses(situation, batch, keep)
         added += np.bincount(heads, weights=before - after, minlength=len(added))
         before = after
         if before.mean() >= limit:

@@ -12,6 +12,7 @@ from torch import nn
 
 from ..gates import gated, masked, slow_paths
 from ..heads import Heads, unwrap
+from ..ranks import each
 from ..scores import BatchScore, Score, Scores
 from .nests import mapped
 from .recall import Memory, Remembering, hooks, is_ours
@@ -29,15 +30,19 @@ def scores_under(model: nn.Module, heads: Heads, score: Score, keeps: Sequence[t
 
 def shared_scores(model: nn.Module, heads: Heads, score: BatchScore, keeps: Sequence[torch.Tensor]) -> list[Scores]:
     """The same of a `BatchScore`: batch by batch, where every mask shares with the first what both have in common."""
-    stats: list[list[np.ndarray]] = [[] for _ in keeps]
     model = unwrap(model)
+
+    def measure(batch: Any) -> list[np.ndarray]:
+        memory.forget()
+        found = []
+        for keep in keeps:
+            memory.mask(keep)
+            found.append(score.measure(model, mapped(batch, lambda leaf: leaf)))  # it may take labels out
+        return found
+
     with torch.no_grad(), remembered(model, heads) as memory:
-        for batch in score.batches:
-            memory.forget()
-            for keep, found in zip(keeps, stats, strict=True):
-                memory.mask(keep)
-                found.append(score.measure(model, mapped(batch, lambda leaf: leaf)))  # it may take labels out
-    return [score.gathered(found) for found in stats]
+        by_batch = each(score.batches, measure)
+    return [score.gathered([found[i] for found in by_batch]) for i in range(len(keeps))]
 
 
 def _whole(model: nn.Module, heads: Heads, score: Score, keep: torch.Tensor) -> Scores | float:

@@ -1,0 +1,91 @@
+"""Several processes measure together: the numbers of one, each example once; no rank is left waiting."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import ranked
+
+import headdynamics as hd
+from headdynamics.ranks import Ranks, each, shared_out
+
+OPTIONS = [
+    {"fractions": (0.0,), "orders": ("importance",)},
+    {"orders": ranked.ORDERS, "ablations": ("one", "all-but-one"), "fractions": (0.0, 0.25, 0.5, 1.0)},
+    {"estimator": "batch", "fractions": "knee", "knee_tolerance": 0.4},
+    {"estimator": "bertology"},
+    {"estimator": "token"},
+]
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_the_numbers_of_one_process(size, tmp_path):
+    """To the bit, and on every rank; four batches are shared by two or by three, each measured once."""
+    alone, _ = ranked.every_number(Ranks(), tmp_path, OPTIONS)
+    ranks = ranked.run(size, ranked.every_number, tmp_path / str(size), OPTIONS)
+    assert sum(len(one) for one in alone) > 100
+    for found, _ in ranks:
+        for ours, theirs in zip(alone, found, strict=True):
+            assert len(ours) == len(theirs)
+            for a, b in zip(ours, theirs, strict=True):
+                np.testing.assert_array_equal(a, b)
+    first = [int(batch["input_ids"][0, 0]) for batch in ranked.batches()]
+    assert [seen for _, seen in ranks] == [first[rank::size] for rank in range(size)]
+
+
+@pytest.fixture(scope="module")
+def bad_days(tmp_path_factory):
+    """See `ranked.bad_days`: what each of two ranks saw, and the folder."""
+    folder = tmp_path_factory.mktemp("bad days")
+    return ranked.run(2, ranked.bad_days, folder), folder
+
+
+def test_what_fails_on_one_rank_fails_on_all_and_they_go_on(bad_days):
+    """In the run file, too; the next snapshot is measured."""
+    found, folder = bad_days
+    said = "RankError: rank 1: ValueError: broken here"
+    assert [one["fails"] for one in found] == [["ok", said, "ok"]] * 2
+    assert list(hd.load_run(str(folder / "run.h5")).snapshots["status"].values) == ["ok", said, "ok"]
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("examples", "RankError: rank 1 and rank 0 have different examples or settings"),
+        ("order", "RankError: rank 1 and rank 0 have different examples or settings"),
+        ("file", "RankError: rank 0: RunFileError: cannot make the folder"),
+        ("nothing", "attached"),
+    ],
+)
+def test_attaching_fails_on_all_ranks_or_on_none(what, said, bad_days):
+    """The cause is named on each."""
+    assert all(one[what].startswith(said) for one in bad_days[0])
+
+
+def test_a_recorder_that_fails_is_raised_on_all_ranks_if_strict(bad_days):
+    """And on none otherwise."""
+    assert [one["recorder"] for one in bad_days[0]] == [["RankError: rank 0: OSError: no space left", ""]] * 2
+
+
+def test_ranks_of_a_budget_take_the_same_examples(bad_days):
+    """Rank 0 decides."""
+    first, second = (one["budget"] for one in bad_days[0])
+    assert first == second and 0 < first[0] < first[-1]
+
+
+def test_a_rank_that_dies_leaves_none_waiting(tmp_path):
+    """The others' snapshot fails; what becomes of the training is its own affair."""
+    zero, one, two = ranked.run(3, ranked.one_dies, tmp_path)
+    assert one is None and all("RankError: a rank does not answer" in said for said in (zero, two))
+
+
+def test_alone_nothing_is_exchanged():
+    """Errors come as they are."""
+    batches = [1, 2, 3]
+    ranks = Ranks()
+    assert shared_out(batches, ranks) is batches and each(batches, float) == [1.0, 2.0, 3.0]
+    assert ranks.every(5) == [5] and ranks.first(6) == 6
+    with pytest.raises(KeyError), ranks.together():
+        raise KeyError("x")
+    with pytest.raises(ZeroDivisionError):
+        each(batches, lambda batch: 1 / 0)
