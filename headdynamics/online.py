@@ -16,6 +16,7 @@ import contextlib
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,9 @@ from torch import nn
 
 from .heads import Heads, heads_in
 from .online_sources import SOURCES, Source, check_model
+from .ranks import RankError, Ranks
 from .schedule import Schedule, never
+from .tally import TALLIES, Sums
 
 logger = logging.getLogger("headdynamics")
 WINDOW = 100  # updates
@@ -69,6 +72,8 @@ class Online:
         window: updates in a window.
         heads: default: those that `find_heads` reads.
         strict: raise what otherwise is logged once, and ends the measuring but not the training.
+        ranks: the processes that train together, each on its own examples. They hear of each other where a window
+            ends, which all call for at the same update, and not before; all know it then.
 
     Raises:
         ValueError: no such estimator, or an empty window.
@@ -83,16 +88,18 @@ class Online:
         window: int = WINDOW,
         heads: Heads | None = None,
         strict: bool = False,
+        ranks: Ranks | None = None,
     ) -> None:
         check_options(estimator, window)
+        self.ranks = ranks or Ranks()
         self.heads, self.estimator, self.window, self.strict = heads_in(model, heads), estimator, window, strict
         check_model(model, self.heads, estimator)
         self.failed, self.scale, self._told = False, OWN_LOSS, False
         self._listened = False  # since the last window
         self._source: Source = SOURCES[estimator](self.heads)
         self._began = self._update = -1  # updates; -1: none was seen
-        self._sums: torch.Tensor | None = None  # [3, H]: abs(s), s, s squared
-        self._counts: torch.Tensor | None = None  # [3]: rows summed, rows skipped, examples in the rows summed
+        self._tally = TALLIES[estimator]()
+        self._over = False  # on every rank
 
     @contextlib.contextmanager
     def tapped(self) -> Iterator[None]:
@@ -117,35 +124,44 @@ class Online:
         with self.forgiven():
             found = self._source.collect(weight)
             if found is not None and not self.failed:
-                self._sum(*found)
+                self._tally.add(self._update, *found)
 
     def step(self, update: int, close: bool = False) -> Window | None:
         """`update` optimizer steps are done; the window, where it is full or `close` asks for it."""
+        moved = update != self._update  # else it is a step that was left out: too large a batch, an overflow
+        if moved:
+            self._began = update - 1 if self._update < 0 else self._began
+            self._update = update
+        full = update - self._began >= self.window
         with self.forgiven():
             found = self._source.finish()
-            if self.failed:
-                return None
-            if update != self._update:  # else it is a step that was left out: too large a batch, an overflow
-                self._began = update - 1 if self._update < 0 else self._began
-                self._update = update
-                if found is not None:
-                    self._sum(*found)
-            full = update - self._began >= self.window
-            if full and not close and self._listened and self._sums is None:
+            if moved and found is not None and not self.failed:
+                self._tally.add(update, *found)
+            if full and not close and self._listened and not self.failed and self._tally.heard() is None:
                 raise ValueError(f"no gradient reached any W_O in {self.window} updates (is the model compiled?)")
-            return self.close() if full or close else None
-        return None
+        return self._close() if full or close else None
 
-    def close(self) -> Window | None:
-        """The window so far; None where nothing was seen since the last."""
+    def _close(self) -> Window | None:
+        """The window so far; None where nothing was seen since the last, or where a rank failed."""
         self._began, self._listened = self._update, False
-        if self._sums is None or self._counts is None or self.failed:
+        if self._over:
             return None
-        total, signed, square = self._sums.cpu().double().numpy()
-        n, skipped, examples = (int(count) for count in self._counts.tolist())
+        heard, self._tally = self._tally.heard(), TALLIES[self.estimator]()
+        failure = "its online importance failed" if self.failed else None
+        found: list[Any] = []
+        with self.forgiven():
+            try:
+                found = [one for one in self.ranks.every(heard, failure) if one is not None]
+            except RankError:
+                self._over = True
+                raise
+        return self._window(self._tally.merged(found)) if found and not self.failed else None
+
+    def _window(self, sums: Sums) -> Window:
+        total, signed, square = sums.values
+        n, skipped, examples = (int(count) for count in sums.counts)
         missing = np.full(len(self.heads), np.nan)
         variance = np.maximum(square - total**2 / max(n, 1), 0) / max(n - 1, 1)
-        self._sums, self._counts = None, None
         known = np.where(self._deaf(), np.nan, 1)
         return Window(
             self._update,
@@ -170,16 +186,6 @@ class Online:
             self._told = True
         return deaf
 
-    def _sum(self, values: torch.Tensor, examples: int) -> None:
-        """Add rows of s, [rows, H], each of so many examples; those that are not finite count as skipped."""
-        exact = torch.float32 if values.device.type == "mps" else torch.float64
-        finite = values.isfinite().all(1)
-        s = values.where(finite.unsqueeze(1), values.new_zeros(())).to(exact)
-        sums = torch.stack([s.abs().sum(0), s.sum(0), s.square().sum(0)])
-        counts = torch.stack([finite.sum(), (~finite).sum(), finite.sum() * examples])
-        self._sums = sums if self._sums is None else self._sums + sums
-        self._counts = counts if self._counts is None else self._counts + counts
-
     @contextlib.contextmanager
     def forgiven(self) -> Iterator[None]:
         """Unless strict, let no failure of ours reach training: say it once and measure no more."""
@@ -196,8 +202,11 @@ class Online:
 
 
 def alone(online: Online | None, schedule: Schedule) -> bool:
-    """Whether windows are all that was asked for: `never` a snapshot, and not one at the end of training either."""
-    return online is not None and not online.failed and schedule is never
+    """Whether windows are all that was asked for: `never` a snapshot, and not one at the end of training either.
+
+    Asked by all ranks at the same points.
+    """
+    return schedule is never and online is not None and not any(online.ranks.every(online.failed))
 
 
 def check_options(estimator: str, window: int) -> None:
