@@ -44,6 +44,7 @@ _HOME = {
     "Snapshot": "snapshot",
     "Online": "online",
     "Observer": "observer",
+    "Ranks": "ranks",
     "HeadDynamicsCallback": "plugins.hf_trainer",
     "attach": "plugins.hf_trainer",
     "backfill": "plugins.hf_checkpoints",

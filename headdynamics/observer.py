@@ -96,7 +96,7 @@ class Observer:
             score = replace(score, batches=_ready(score.batches, plan, ranks))
         self.model, self.batches, self.loss, self.positions = unwrap(model), batches, loss, positions
         self.score: Any = score or mean_loss(batches, loss)
-        self.strict, self.still_too = strict, tuple(still_too)
+        self.strict, self.still_too, self.online = strict, tuple(still_too), online
         with ranks.together(), still(self.model, *self.still_too):
             probe = next(iter(batches), None)
             self.heads = heads or find_heads(self.model, probe if isinstance(probe, Mapping) else None)

@@ -16,6 +16,9 @@ With `hd.Observer(..., online=hd.Online(model))` the loop's own backward passes 
                     loss = model(**batch).loss
                     loss.backward()
                 optimizer.step()
+
+Under torchrun every rank does all of this, with `ranks = hd.Ranks.of_training()` for both Observer and Online: each
+measures its share of the batches, which all of them hold, and rank 0 writes.
 """
 
 from __future__ import annotations

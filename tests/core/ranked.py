@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import pickle
@@ -13,6 +14,7 @@ import models
 import numpy as np
 import torch
 import torch.distributed as dist
+from headdynamics.plugins.torch_loop import Watch
 from torch import multiprocessing, nn
 
 import headdynamics as hd
@@ -164,6 +166,45 @@ def attached(ranks: Ranks, folder: Path, what: str) -> str:
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return "attached"
+
+
+def looped(ranks: Ranks, folder: Path, estimator: str, watched: bool = True) -> tuple[list[Any], list[torch.Tensor]]:
+    """Snapshots and windows of a plain loop with DistributedDataParallel, and the trained weights.
+
+    Each update sees the same four sentences, whatever the number of ranks.
+    """
+    torch.manual_seed(1)
+    inner = models.CASES["bert"].build().double().train()
+    inner.config.hidden_dropout_prob = 0.0
+    for module in inner.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    model = nn.parallel.DistributedDataParallel(inner) if ranks.size > 1 else inner
+    optimizer, memory = torch.optim.SGD(model.parameters(), 0.05), MemoryRecorder()
+    whole = {name: torch.cat([batch[name] for batch in batches()])[:4] for name in batches()[0]}
+    mine = {name: value[ranks.rank :: ranks.size] for name, value in whole.items()}
+    weight = torch.full((len(mine["labels"]),), 1 / len(mine["labels"]), dtype=torch.double)
+    with contextlib.ExitStack() as stack:
+        if watched:
+            online = hd.Online(model, estimator, window=2, strict=True, ranks=ranks)
+            observer = hd.Observer(
+                model, None, batches=batches(), recorders=[memory], online=online, ranks=ranks, strict=True
+            )
+            watch = stack.enter_context(Watch(observer, updates_per_epoch=2))
+        for _ in range(5):
+            with watch.online(weight) if watched else contextlib.nullcontext():
+                cross_entropy(model, mine).mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            if watched:
+                watch.step()
+    return [*memory.snapshots, *memory.windows], [value.detach() for value in inner.state_dict().values()]
+
+
+def loops(ranks: Ranks, folder: Path) -> dict[str, Any]:
+    """A loop with each estimator, and one without."""
+    found: dict[str, Any] = {estimator: looped(ranks, folder, estimator) for estimator in ("example", "batch")}
+    return found | {"": looped(ranks, folder, "", watched=False)}
 
 
 class Full:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import ranked
+import torch
 
 import headdynamics as hd
 from headdynamics.ranks import Ranks, each, shared_out
@@ -71,6 +72,21 @@ def test_ranks_of_a_budget_take_the_same_examples(bad_days):
     """Rank 0 decides."""
     first, second = (one["budget"] for one in bad_days[0])
     assert first == second and 0 < first[0] < first[-1]
+
+
+def test_a_plain_loop_with_distributed_data_parallel(tmp_path):
+    """Windows and snapshots are those of one process that sees all sentences; watched, it trains to the same bits."""
+    zero, one = ranked.run(2, ranked.loops, tmp_path)
+    for estimator in ("example", "batch"):
+        rows, weights = zero[estimator]
+        expected, _ = ranked.looped(Ranks(), tmp_path, estimator)
+        assert [type(row).__name__ for row in rows] == ["Snapshot"] * 3 + ["Window"] * 3 and not one[estimator][0]
+        assert [row.n for row in rows[3:]] == ([8, 8, 4] if estimator == "example" else [2, 2, 1])
+        for ours, theirs in zip(rows, expected, strict=True):
+            for a, b in zip(ranked.numbers(ours), ranked.numbers(theirs), strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+        for a, b, c in zip(weights, one[estimator][1], zero[""][1], strict=True):
+            assert torch.equal(a, b) and torch.equal(a, c)
 
 
 def test_a_rank_that_dies_leaves_none_waiting(tmp_path):
