@@ -4,8 +4,8 @@ python benchmarks/growth.py [--json FILE]
 
 BERT with random weights, 128 wide, 6 layers of 4 heads unless a row says otherwise, 16 examples of 32 tokens a batch.
 A slope is that of log(CPU time) over log(quantity), least squares: 1 is proportional, 0 is free. Work is counted, not
-timed: multiply-adds as torch counts them, in units of one forward pass over the same examples. With several ranks one
-measures and the others wait, so a snapshot costs what it costs on one.
+timed: multiply-adds as torch counts them, in units of one forward pass over the same examples. How it falls with the
+number of ranks: ranks.py.
 """
 
 from __future__ import annotations

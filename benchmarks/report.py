@@ -38,6 +38,7 @@ BENCHMARKS = (
     "run_file",
     "import_time",
     "growth",
+    "ranks",
 )
 LIMIT = 600  # seconds, of each
 LIBRARIES = ("torch", "transformers", "ve-fairseq", "fairseq", "numpy", "h5py")
