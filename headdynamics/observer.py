@@ -29,7 +29,7 @@ from .nested import Parts, in_parts
 from .online import Online, Window
 from .orders import check_orders, make_order
 from .plan import Plan
-from .ranks import Ranks, shared_out
+from .ranks import RankError, Ranks, shared_out
 from .record import Recorder
 from .record.recording import Recording
 from .scores import BatchScore, Score, mean_loss
@@ -147,17 +147,19 @@ class Observer:
     def _visit(self, update: int, epoch: float, checkpoint: str, load: Callable[[nn.Module], None] | None) -> Snapshot:
         began = time.perf_counter()
         try:
-            if load is not None:
-                load(self.model)
-            with self.ranks.together(), still(self.model, *self.still_too):
-                found, curves, ablations, knees = self._measure()
+            with self.ranks.together():
+                if load is not None:
+                    load(self.model)
+                with still(self.model, *self.still_too):
+                    found, curves, ablations, knees = self._measure()
             seconds = time.perf_counter() - began
             taken = Snapshot(update, epoch, seconds, OK, found, curves, checkpoint, ablations, knees)
             self._warn_of_nan(taken)
         except Exception as error:
             if self.strict:
                 raise
-            logger.exception("headdynamics could not measure update %d; training goes on", update)
+            if self.ranks.writes or not isinstance(error, RankError) or error.__cause__:  # once, and where it failed
+                logger.exception("headdynamics could not measure update %d; training goes on", update)
             why = f"{type(error).__name__}: {error}"
             taken = Snapshot(update, epoch, time.perf_counter() - began, why, checkpoint=checkpoint)
         return taken
@@ -182,7 +184,7 @@ class Observer:
 
     def _warn_of_nan(self, taken: Snapshot) -> None:
         loss = taken.importance.loss if taken.importance else 0.0
-        if math.isnan(taken.score) or math.isnan(loss):
+        if self.ranks.writes and (math.isnan(taken.score) or math.isnan(loss)):
             logger.warning(
                 "headdynamics: update %d has loss %g and %s %g; NaN is recorded as missing. Mostly it means that "
                 "training diverged, or that a metric is undefined on these few examples",
