@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from headdynamics.analysis.needs import needed
 from headdynamics.analysis.run import Run
 
 from headdynamics.schema import ATTRIBUTES, AXES, FIELDS, OPTIONAL, SCHEMA, RunFileError
+from headdynamics.seal import HDF5, Damaged, whole
 
 with needed():
     import h5py
@@ -34,11 +36,13 @@ def load_run(path: str | os.PathLike[str]) -> Run:
     path = Path(path)
     _check_is_hdf5(path)
     try:
-        # One handle for everything: after os.replace it still reads the snapshot that it opened.
-        with h5py.File(path, "r") as file:
+        # The very bytes that were checked, whatever takes the file's place meanwhile.
+        with path.open("rb") as raw, h5py.File(io.BytesIO(whole(raw.fileno())), "r") as file:
             return _read(path, file)
     except RunFileError:
         raise
+    except Damaged as error:
+        raise RunFileError(f"{path} is damaged or cut short: {error}; use a copy of it") from error
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
         why = " ".join(str(error).split())
         raise RunFileError(f"{path} is damaged or cut short; HDF5 says: {why}") from error
@@ -54,7 +58,7 @@ def _check_is_hdf5(path: Path) -> None:
         raise RunFileError(f"{path} does not exist") from None
     except OSError as error:
         raise RunFileError(f"{path} cannot be read: {error.strerror}") from error
-    if start != b"\x89HDF\r\n\x1a\n":
+    if start != HDF5:
         raise RunFileError(f"{path} is not an HDF5 file, so it is not a headdynamics run file")
 
 

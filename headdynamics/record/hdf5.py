@@ -7,6 +7,7 @@ the new one, and a reader never meets a half-written one. Of a long file the cop
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 import os
@@ -19,6 +20,7 @@ import numpy as np
 
 from ..online import Window
 from ..schema import SCHEMA, RunFileError
+from ..seal import whole
 from ..snapshot import Run, Snapshot
 from .ahead import Ahead
 from .changes import Changes
@@ -88,17 +90,17 @@ class HDF5Recorder:
 
     def statuses(self) -> dict[int, str]:
         """Each row's status by its update."""
-        with h5py_module().File(self.path, "r") as file:
+        with self._opened() as file:
             return dict(zip(file["snapshot"][:].tolist(), file["snapshots/status"].asstr()[:].tolist(), strict=True))
 
     def importances(self) -> np.ndarray:
         """I(h) of each row, [snapshot, head], float32."""
-        with h5py_module().File(self.path, "r") as file:
+        with self._opened() as file:
             return np.asarray(file["importance/mean"][:])
 
     def average(self) -> np.ndarray | None:
         """The moving average of online importance as it stands, [head]; None where there is none yet."""
-        with h5py_module().File(self.path, "r") as file:
+        with self._opened() as file:
             rows = file.get("online/average")
             return np.asarray(rows[-1]) if rows is not None and len(rows) else None
 
@@ -138,6 +140,11 @@ class HDF5Recorder:
             self._lock = lock(path)
         except OSError as error:
             raise RunFileError(f"cannot write in {path.parent}: {error.strerror}; choose another place") from error
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[Any]:
+        with open(self.path, "rb") as raw, h5py_module().File(Changes(raw.fileno()), "r") as file:
+            yield file
 
     @contextlib.contextmanager
     def _rewritten(self) -> Iterator[Any]:
@@ -191,7 +198,7 @@ def _why_not_ours(path: Path, run: Run) -> str | None:
     if not os.access(path, os.W_OK) or not path.stat().st_mode & 0o222:  # root may write to what is protected
         return "it is read-only"
     try:
-        with h5py_module().File(path, "r") as file:
+        with open(path, "rb") as raw, h5py_module().File(io.BytesIO(whole(raw.fileno())), "r") as file:
             if (found := file.attrs.get("schema")) != SCHEMA:
                 return f"it has schema {found}, this version writes {SCHEMA}"
             theirs = json.loads(file.attrs["signature"])["hash"]

@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+from headdynamics import seal
 from headdynamics.record import changes
 
 
@@ -12,7 +13,7 @@ from headdynamics.record import changes
 @pytest.mark.parametrize("page", [1, 7, 4096])
 def test_changes_are_those_of_a_file(tmp_path, monkeypatch, page, size):
     """Random reads, writes and cuts, against a real file; the file below is not touched until it is asked for."""
-    monkeypatch.setattr(changes, "PAGE", page)
+    monkeypatch.setattr(seal, "PAGE", page)
     rng = random.Random(page)
     below, real = tmp_path / "below", tmp_path / "real"
     below.write_bytes(rng.randbytes(5000))
@@ -33,4 +34,5 @@ def test_changes_are_those_of_a_file(tmp_path, monkeypatch, page, size):
         untouched = below.read_bytes()
         with open(below, "r+b") as copy:
             found.apply(copy.fileno())
-    assert below.read_bytes() == real.read_bytes() != untouched
+            assert seal.whole(copy.fileno()) == real.read_bytes() != untouched
+            assert seal.find(copy.fileno())[1] is not None
