@@ -29,7 +29,7 @@ from .nested import Parts, in_parts
 from .online import Online, Window
 from .orders import check_orders, make_order
 from .plan import Plan
-from .ranks import RankError, Ranks, shared_out
+from .ranks import Ranks, shared_out
 from .record import Recorder
 from .record.recording import Recording
 from .scores import BatchScore, Score, mean_loss
@@ -158,7 +158,7 @@ class Observer:
         except Exception as error:
             if self.strict:
                 raise
-            if self.ranks.writes or not isinstance(error, RankError) or error.__cause__:  # once, and where it failed
+            if self.ranks.writes or error.__cause__:  # once, and where it failed
                 logger.exception("headdynamics could not measure update %d; training goes on", update)
             why = f"{type(error).__name__}: {error}"
             taken = Snapshot(update, epoch, time.perf_counter() - began, why, checkpoint=checkpoint)
