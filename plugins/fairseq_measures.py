@@ -15,11 +15,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from fairseq import utils
 from fairseq.data import data_utils
 from fairseq.logging import metrics
 from torch import nn
 
 from headdynamics.nested import nested_sizes
+from headdynamics.ranks import each
 from headdynamics.scores import BatchScore, Score, ratio
 from headdynamics.signature import fingerprint
 
@@ -95,8 +97,6 @@ def _dataset(task: Any, subset: str) -> Any:
 
 
 def _positions(trainer: Any) -> Any:
-    from fairseq import utils
-
     return utils.resolve_max_positions(trainer.task.max_positions(), trainer.get_model().max_positions())
 
 
@@ -196,8 +196,6 @@ def _translated(name: str, task: Any, batches: Examples) -> BatchScore:
 
 def translate(task: Any, model: nn.Module, sample: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(hypothesis, reference) of each example, decoded as the translation task's own `--eval-bleu` does."""
-    from fairseq import utils
-
     generator = getattr(task, "sequence_generator", None)
     if generator is None:
         generator = task.build_generator([model], Namespace(**json.loads(task.cfg.eval_bleu_args or "{}")))
@@ -227,9 +225,13 @@ class ReportedScore:
     def __call__(self, model: nn.Module) -> float:
         """Run the task's validation over the batches and read the value called `name`."""
         task, criterion = self.trainer.task, self.trainer.get_criterion()
+
+        def measure(sample: Mapping[str, Any]) -> Any:
+            log = task.valid_step(sample, model, criterion)[2]
+            return utils.apply_to_sample(torch.Tensor.cpu, log)  # for ranks to exchange, each from its own GPU
+
         with torch.no_grad(), metrics.aggregate(new_root=True) as reported:
-            logs = [task.valid_step(sample, model, criterion)[2] for sample in self.batches]
-            task.reduce_metrics(logs, criterion)
+            task.reduce_metrics(each(self.batches, measure), criterion)
         values = reported.get_smoothed_values()
         if self.name not in values:
             have = ", ".join(sorted(values))

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from headdynamics.online import RELATIVE, Online
+from headdynamics.ranks import Ranks
 
 from .fairseq_measures import per_example
 from .fairseq_options import HeadDynamicsOptions
@@ -25,14 +26,15 @@ from .fairseq_options import HeadDynamicsOptions
 logger = logging.getLogger("headdynamics")
 
 
-def listener(options: HeadDynamicsOptions, trainer: Any) -> FairseqOnline | None:
-    """What listens to the steps, if asked for; unless strict, a failure costs nothing but this."""
+def listener(options: HeadDynamicsOptions, trainer: Any, ranks: Ranks) -> FairseqOnline | None:
+    """What listens to the steps, if asked for, on all ranks; unless strict, a failure costs nothing but this."""
     if not options.hd_online:
         return None
     model, estimator, window = trainer.get_model(), options.hd_online_estimator, options.hd_online_window
     try:
-        online = Online(model, estimator, window, strict=options.hd_strict)
-        return FairseqOnline(online, trainer, options.hd_reduction)
+        with ranks.together():
+            online = Online(model, estimator, window, strict=options.hd_strict, ranks=ranks)
+            return FairseqOnline(online, trainer, options.hd_reduction)
     except Exception as error:
         if options.hd_strict:
             raise

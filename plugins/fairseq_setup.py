@@ -1,4 +1,4 @@
-"""From our options and a fairseq Trainer to an Observer: one road for training and for backfill."""
+"""From our options and a fairseq Trainer to an Observer: one road for training and for backfill; what has none."""
 
 from __future__ import annotations
 
@@ -8,11 +8,38 @@ from typing import Any
 
 from headdynamics.observer import Observer
 from headdynamics.online import Online
+from headdynamics.ranks import Ranks, shared_out
 from headdynamics.record import Recorder
 from headdynamics.schema import KNEE
 
 from .fairseq_measures import CriterionLoss, Examples, make_score, token_positions
 from .fairseq_options import HeadDynamicsOptions
+
+
+def check_engine(cfg: Any, size: int) -> None:
+    """Make sure that each of `size` ranks holds the whole model, and the same one.
+
+    Raises:
+        ValueError: one does not; the message has the option that makes it so.
+
+    """
+    parallel, engine = cfg.distributed_training, cfg.distributed_training.ddp_backend
+    split = {
+        "--ddp-backend fully_sharded": engine == "fully_sharded",
+        f"--model-parallel-size {cfg.common.model_parallel_size}": cfg.common.model_parallel_size > 1,
+        "--pipeline-model-parallel": parallel.pipeline_model_parallel,
+    }
+    apart = {
+        "--ddp-backend slowmo": engine == "slowmo",
+        "--use-bmuf": cfg.optimization.use_bmuf,
+        "--base-layers": getattr(cfg.model, "base_layers", 0) > 0,
+    }
+    for option in (name for name, given in split.items() if given):
+        raise ValueError(f"with {option} parameters are sharded, and no rank has a whole model to measure")
+    for option in (name for name, given in apart.items() if given and size > 1):
+        raise ValueError(f"with {option} the weights of the ranks differ, and there is no one model to measure")
+    if cfg.common.tpu:
+        raise ValueError("with --tpu ranks do not talk through torch.distributed, which they would need to measure")
 
 
 def observe(
@@ -22,15 +49,16 @@ def observe(
     update: int | None,
     recorders: Sequence[Recorder] = (),
     online: Online | None = None,
+    ranks: Ranks | None = None,
 ) -> Observer:
-    """An observer of the trainer's model; call it inside `still` and `still_trainer`. `update`: see `Observer`."""
+    """An observer of the trainer's model; call it inside `still` and `still_trainer`. `update`, `ranks`: see there."""
     began = time.perf_counter()
     dictionary = getattr(trainer.task, "target_dictionary", None) or getattr(trainer.task, "source_dictionary", None)
     pad = dictionary.pad() if dictionary is not None else None
     nested = options.hd_budget != 0
     batches = Examples(trainer, options.hd_subset, options.hd_examples, options.hd_seed, nested)
     scored = Examples(trainer, options.hd_subset, options.hd_score_examples, options.hd_seed + 1, nested)
-    score = make_score(options.hd_score, trainer, scored, pad)
+    score = make_score(options.hd_score, trainer, shared_out(scored, ranks or Ranks()), pad)
     drawing = time.perf_counter() - began
     observer = Observer(
         trainer.get_model(),
@@ -48,6 +76,7 @@ def observe(
         positions=token_positions(pad) if pad is not None else (lambda sample, kind: None),
         still_too=[trainer.get_criterion()],
         budget=None if update is None else options.hd_budget or None,  # backfill has no training to share
+        ranks=ranks,
         online=online,
         settings=_settings(options, trainer),
         framework="fairseq",

@@ -4,6 +4,8 @@ fairseq has no callbacks. `install` puts two wrappers round functions of its tra
 
     main -> train(epoch)              attach at the first call, before any work
               -> validate_and_save    after each update: snapshot if it is time, then validate and save
+
+Every data-parallel rank does so, at the same updates, and measures its share (see `headdynamics.ranks`).
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import numpy as np
 import torch
 
 from headdynamics.online import alone
+from headdynamics.ranks import Ranks
 from headdynamics.record import Recorder
 from headdynamics.schedule import Moment, either, parse, within_first_epoch
 from headdynamics.snapshot import Snapshot
@@ -30,7 +33,7 @@ from headdynamics.weights import save_weights
 from .fairseq_measures import still_trainer
 from .fairseq_online import listener
 from .fairseq_options import HeadDynamicsOptions, add_to_fairseq, own_user_dir, read
-from .fairseq_setup import observe
+from .fairseq_setup import check_engine, observe
 
 logger = logging.getLogger("headdynamics")
 
@@ -94,16 +97,21 @@ def _watching(validate_and_save: Any) -> Any:
 
 
 def attach(cfg: Any, trainer: Any, epoch_itr: Any) -> FairseqWatch | None:
-    """A watch over this training; None where it is off, where another rank measures, or where it cannot be."""
+    """A watch over this training, on all ranks; None, on all, where it is off or where it cannot be."""
     options = read(cfg.common)
-    if options.hd_off or not trainer.is_data_parallel_master:
+    if options.hd_off:
         return None
+    ranks = Ranks()
     try:
-        return FairseqWatch(options, cfg, trainer, epoch_itr)
+        check_engine(cfg, trainer.data_parallel_world_size)
+        ranks = Ranks.of_training()
+        with ranks.together():
+            return FairseqWatch(options, cfg, trainer, epoch_itr, ranks)
     except Exception as error:
         if options.hd_strict:
             raise
-        logger.error("headdynamics is not attached: %s. Training goes on without it.", str(error).rstrip("."))
+        if trainer.is_data_parallel_master:  # of many ranks one says it; its error names the rank that failed
+            logger.error("headdynamics is not attached: %s. Training goes on without it.", str(error).rstrip("."))
         logger.debug("why headdynamics is not attached", exc_info=True)
         return None
 
@@ -111,10 +119,8 @@ def attach(cfg: Any, trainer: Any, epoch_itr: Any) -> FairseqWatch | None:
 class FairseqWatch:
     """Decides when to look at a fairseq training, and looks."""
 
-    def __init__(self, options: HeadDynamicsOptions, cfg: Any, trainer: Any, epoch_itr: Any) -> None:
-        if cfg.distributed_training.ddp_backend == "fully_sharded":
-            raise ValueError("parameters are sharded (--ddp-backend fully_sharded) and no rank has a whole head")
-        self.cfg, self.trainer, self.options = cfg, trainer, options
+    def __init__(self, options: HeadDynamicsOptions, cfg: Any, trainer: Any, epoch_itr: Any, ranks: Ranks) -> None:
+        self.cfg, self.trainer, self.options, self.ranks = cfg, trainer, options, ranks
         self.schedule = parse(options.hd_every)
         if options.hd_early:
             frequency = cfg.optimization.update_freq[0]
@@ -122,10 +128,10 @@ class FairseqWatch:
         self.file = options.hd_file or os.path.join(cfg.checkpoint.save_dir, "headdynamics.h5")
         self.last = -1
         with still(trainer.get_model(), trainer.get_criterion()), still_trainer(trainer):
-            listens = listener(options, trainer)
+            listens = listener(options, trainer, ranks)
             self.online = listens.online if listens is not None else None
             updates = trainer.get_num_updates()
-            self.observer = observe(options, trainer, self.file, updates, self._tensorboard(), self.online)
+            self.observer = observe(options, trainer, self.file, updates, self._tensorboard(), self.online, ranks)
             if listens is not None:
                 listens.start(self.observer.model, next(iter(self.observer.batches)))
         kinds, counts = np.unique(self.observer.heads.kind, return_counts=True)
@@ -186,7 +192,9 @@ class FairseqWatch:
         logger.info(summary(taken, self.observer.run.metric))
 
     def _checkpoint(self, moment: Moment) -> str:
-        """The file that will hold these weights: ours, or the one that the trainer is about to write."""
+        """The file that will hold these weights: ours, or the one that the trainer is about to write; for the row."""
+        if not self.ranks.writes:
+            return ""
         if self.options.hd_save_weights:
             return save_weights(self.trainer.get_model(), self.observer.path, moment.update, self.options.hd_strict)
         saving, epoch = self.cfg.checkpoint, math.ceil(moment.epoch)
