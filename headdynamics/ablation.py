@@ -111,15 +111,37 @@ def ablate(
     """
     check_ablations([what])
     heads = heads_in(model, heads)
-    masks, up = _masks(heads, what), bool(getattr(score, "greater_is_better", True))
+    up = bool(getattr(score, "greater_is_better", True))
     if stop is not None:
-        return _told(what, _until_decided(model, heads, score, masks, stop, test, resamples, seed), heads, up)
-    base, *results = scores_under(model, heads, score, [torch.ones(len(heads)), *masks])
+        found = _until_decided(model, heads, score, _masks(heads, what), stop, test, resamples, seed)
+        return _told(what, found, heads, up)
+    scores = scores_under(model, heads, score, ablation_masks(heads, what))
+    return ablation_of(what, scores, heads, up, test, resamples, seed)
+
+
+def ablation_masks(heads: Heads, what: str) -> list[torch.Tensor]:
+    """H + 1 masks [H]: of the whole model, then of each head's run."""
+    return [torch.ones(len(heads)), *_masks(heads, what)]
+
+
+def ablation_of(
+    what: str,
+    scores: Sequence[Scores | float],
+    heads: Heads,
+    greater_is_better: bool,
+    test: str = "auto",
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Ablation:
+    """What the scores under `ablation_masks` tell; `test`, `resamples` and `seed`: see `ablate`."""
+    base, *results = scores
     found = [one for one in results if isinstance(one, Scores)]
     if not isinstance(base, Scores) or len(found) < len(results):
-        return _untested(what, _value(base), np.array([_value(one) for one in results]), heads.block, up)
+        values = np.array([_value(one) for one in results])
+        return _untested(what, _value(base), values, heads.block, greater_is_better)
     tests = paired_tests(base, found, test, resamples, seed)
-    return _told(what, [Stopped(base, one, its) for one, its in zip(found, tests, strict=True)], heads, up)
+    stopped_at_end = [Stopped(base, one, its) for one, its in zip(found, tests, strict=True)]
+    return _told(what, stopped_at_end, heads, greater_is_better)
 
 
 def _until_decided(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from torch import nn
 
 from .heads import Heads, heads_in
@@ -86,20 +87,39 @@ def pruning_curves(
 ) -> dict[str, Curve]:
     """The curve of each order; a mask that several share (none pruned, all pruned) is scored once."""
     heads = heads_in(model, heads)
-    masks = {name: [keep_mask(order, fraction, len(heads)) for fraction in fractions] for name, order in orders.items()}
-    different = {keep.numpy().tobytes(): keep for keeps in masks.values() for keep in keeps}
-    scores = scores_without(model, heads, score, list(different.values()))
-    known = dict(zip(different, map(_measured, scores), strict=True))
-    curves = {}
-    for name, keeps in masks.items():
-        points = [known[keep.numpy().tobytes()] for keep in keeps]
+    wanted = Pruned(orders, fractions, len(heads))
+    return wanted.curves(scores_without(model, heads, score, wanted.masks))
+
+
+class Pruned:
+    """What the curves of some orders are made of.
+
+    Attributes:
+        masks: the different ones among their masks [H], in the order in which they come.
+
+    """
+
+    def __init__(self, orders: Mapping[str, np.ndarray], fractions: Sequence[float], heads: int) -> None:
+        self._fractions = np.array(fractions, float)
+        self._of = {name: [keep_mask(order, part, heads) for part in fractions] for name, order in orders.items()}
+        different = {_key(keep): keep for keeps in self._of.values() for keep in keeps}
+        self.masks = list(different.values())
+
+    def curves(self, scores: Sequence[Scores | float]) -> dict[str, Curve]:
+        """The curve of each order from the scores without the heads of each of `masks`."""
+        known = dict(zip(map(_key, self.masks), map(_measured, scores), strict=True))
+        return {name: self._curve([known[_key(keep)] for keep in keeps]) for name, keeps in self._of.items()}
+
+    def _curve(self, points: Sequence[tuple[float, np.ndarray, int]]) -> Curve:
         values, resampled, examples = zip(*points, strict=True)
         errors = [_spread(draws) if len(draws) else np.nan for draws in resampled]
-        curves[name] = Curve(
-            np.array(fractions, float), np.array(values), np.array(errors), examples[0],
-            np.stack(resampled, 1).astype(np.float32),
-        )  # fmt: skip
-    return curves
+        return Curve(
+            self._fractions, np.array(values), np.array(errors), examples[0], np.stack(resampled, 1).astype(np.float32)
+        )
+
+
+def _key(keep: torch.Tensor) -> bytes:
+    return keep.numpy().tobytes()
 
 
 def _measured(result: Scores | float) -> tuple[float, np.ndarray, int]:
