@@ -220,3 +220,4 @@ ESTIMATORS: dict[str, Callable[[Sensitivity], tuple[np.ndarray, np.ndarray]]] = 
     "signed": _signed,
     "bertology": _bertology,
 }
+BY_BATCH = ("batch", "bertology")  # they depend on how the examples are batched

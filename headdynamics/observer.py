@@ -22,6 +22,7 @@ from .ablation import Ablation, ablate
 from .budget import Budget
 from .curve import Curve, pruning_curves
 from .estimators import Importance, Positions, importance, token_positions
+from .halving import Halving
 from .heads import Heads, find_heads, unwrap
 from .knee import Knee, find_knees
 from .losses import Loss, cross_entropy
@@ -119,6 +120,8 @@ class Observer:
         self.path = self.recording.path
         parts = [examples for examples in (batches, scored) if isinstance(examples, Parts)]
         self.budget = plan.budget and Budget(plan.budget, parts, ranks=ranks)
+        self.halving = Halving(plan.by_batch, ranks)
+        self.batches, self.score = self.halving.of(batches), self.halving.of_score(self.score)
         if self.budget:
             self.budget.charge(time.perf_counter() - began)
 
@@ -141,8 +144,13 @@ class Observer:
         epoch = float("nan") if epoch is None else float(epoch)
         with self.budget.visit() if self.budget else contextlib.nullcontext():
             taken = self._visit(update, epoch, checkpoint, load)
-            self.recording.write(taken)
+            self.record(taken)
         return taken
+
+    def record(self, taken: Snapshot) -> None:
+        """Hand a snapshot, taken here or elsewhere, to the recorders."""
+        self._warn_of_nan(taken)
+        self.recording.write(taken)
 
     def _visit(self, update: int, epoch: float, checkpoint: str, load: Callable[[nn.Module], None] | None) -> Snapshot:
         began = time.perf_counter()
@@ -150,11 +158,9 @@ class Observer:
             with self.ranks.together():
                 if load is not None:
                     load(self.model)
-                with still(self.model, *self.still_too):
-                    found, curves, ablations, knees = self._measure()
+            found, curves, ablations, knees = self.halving.tried(self._measure)
             seconds = time.perf_counter() - began
             taken = Snapshot(update, epoch, seconds, OK, found, curves, checkpoint, ablations, knees)
-            self._warn_of_nan(taken)
         except Exception as error:
             if self.strict:
                 raise
@@ -170,21 +176,26 @@ class Observer:
             self.recording.write_window(found)
 
     def _measure(self) -> tuple[Importance, dict[str, Curve], dict[str, Ablation], dict[str, Knee]]:
-        plan = self.plan
-        found = importance(
-            self.model, self.batches, self.loss, plan.estimator, heads=self.heads, positions=self.positions
-        )
+        with self.ranks.together(), still(self.model, *self.still_too):
+            plan = self.plan
+            found, orders = self.ranked()
+            curves = pruning_curves(self.model, orders, self.score, self.run.fractions, heads=self.heads)
+            knees = find_knees(self.model, orders, self.score, *plan.knee, heads=self.heads) if plan.knee else {}
+            ablations = {what: ablate(self.model, self.score, what, heads=self.heads) for what in plan.ablations}
+            return found, curves, ablations, knees
+
+    def ranked(self) -> tuple[Importance, dict[str, np.ndarray]]:
+        """I(h) of the model as it stands, inside `still`, and the pruning orders that are made from it."""
         everything = np.arange(len(self.heads))
+        found = importance(
+            self.model, self.batches, self.loss, self.plan.estimator, heads=self.heads, positions=self.positions
+        )
         situation = Situation(self.model, self.heads, self.batches, found, everything, self.loss, self.positions)
-        orders = {name: make_order(name, situation) for name in self.run.orders}
-        curves = pruning_curves(self.model, orders, self.score, self.run.fractions, heads=self.heads)
-        knees = find_knees(self.model, orders, self.score, *plan.knee, heads=self.heads) if plan.knee else {}
-        ablations = {what: ablate(self.model, self.score, what, heads=self.heads) for what in plan.ablations}
-        return found, curves, ablations, knees
+        return found, {name: make_order(name, situation) for name in self.run.orders}
 
     def _warn_of_nan(self, taken: Snapshot) -> None:
         loss = taken.importance.loss if taken.importance else 0.0
-        if self.ranks.writes and (math.isnan(taken.score) or math.isnan(loss)):
+        if taken.status == OK and self.ranks.writes and (math.isnan(taken.score) or math.isnan(loss)):
             logger.warning(
                 "headdynamics: update %d has loss %g and %s %g; NaN is recorded as missing. Mostly it means that "
                 "training diverged, or that a metric is undefined on these few examples",

@@ -102,6 +102,7 @@ class Order:
     what: str
     number: str = ""  # what the number means; "": the name takes none
     default: int | None = None  # None: the name needs its number
+    by_batch: bool = False  # whether it depends on how the examples are batched
 
 
 ORDERS = {
@@ -120,9 +121,9 @@ ORDERS = {
     "fisher": Order(lambda s, _: searched.fisher(s), "second-order, all pairs of heads (after Kwon et al. 2022)"),
     "integrated": Order(searched.integrated, "s along all gates going from 0 to 1 in NUMBER steps", "steps", 8),
     "oracle": Order(lambda s, _: searched.oracle(s), "by the loss without each head alone"),
-    "shapley": Order(searched.shapley, "Shapley values, NUMBER pairs of walks an example", "pairs", 1),
+    "shapley": Order(searched.shapley, "Shapley values, NUMBER pairs of walks an example", "pairs", 1, by_batch=True),
     "greedy": Order(searched.greedy, "backward greedy by the loss itself, NUMBER looks a step", "looks", 4),
-    "gates": Order(searched.gates, "learnt values, NUMBER steps of gradient descent", "steps", 200),
+    "gates": Order(searched.gates, "learnt values, NUMBER steps of gradient descent", "steps", 200, by_batch=True),
 }
 
 

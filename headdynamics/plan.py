@@ -9,9 +9,9 @@ from typing import Any
 from .ablation import check_ablations
 from .budget import check_budget
 from .curve import TENTHS
-from .estimators import ESTIMATORS
+from .estimators import BY_BATCH, ESTIMATORS
 from .knee import check_knee
-from .orders import DEFAULT_ORDERS, check_orders
+from .orders import DEFAULT_ORDERS, check_orders, parse_order
 from .schema import KNEE
 
 
@@ -58,6 +58,13 @@ class Plan:
     def knee(self) -> tuple[float, float] | None:
         """(tolerance, confidence) where the knee is asked for."""
         return (self.knee_tolerance, self.knee_confidence) if self.fractions == KNEE else None
+
+    @property
+    def by_batch(self) -> str:
+        """What of it depends on how the examples are batched; "": nothing."""
+        found = [f"I(h) by {self.estimator!r}"] if self.estimator in BY_BATCH else []
+        found += [f"the order {name!r}" for name in self.orders if parse_order(name)[0].by_batch]
+        return " and ".join(found)
 
     @property
     def curve(self) -> tuple[float, ...]:

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from ..gates import masked, slow_paths
+from ..halving import out_of_memory
 from ..heads import Attention, Heads, unwrap
 from .cut import Edits
 from .layouts import SurgeryError, read_layout
@@ -130,9 +131,9 @@ def _is_masked(
     try:
         with slow_paths(heads), removed(model, heads, keep, may_cut), _watched(heads) as found:
             again = run()
-    except torch.cuda.OutOfMemoryError:  # says nothing of the cut
-        raise
-    except Exception:  # whatever the model's own code raises at shapes that it did not expect
+    except Exception as error:  # whatever the model's own code raises at shapes that it did not expect
+        if out_of_memory(error):  # says nothing of the cut
+            raise
         return False
     return bool(expected) and _alike(found, expected) and _same_score(again, score, max(eps for _, eps in expected))
 
