@@ -14,18 +14,17 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
 from torch import nn
 
-from .curve import pruning_curves
-from .estimators import Importance
 from .observer import Observer
-from .orders import prune_order
 from .record.hdf5 import HDF5Recorder
 from .snapshot import OK
 from .stillness import still
+
+if TYPE_CHECKING:
+    from .farm import Farm
 
 logger = logging.getLogger("headdynamics")
 P = TypeVar("P")
@@ -75,57 +74,8 @@ def in_order(checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
     return [first[update] for update in sorted(first)]
 
 
-def chosen(checkpoints: Sequence[Checkpoint], every: int = 1, only: Sequence[int] = ()) -> list[Checkpoint]:
-    """Every `every`-th, counted back from the last; or `only` these updates.
-
-    Raises:
-        ValueError: no checkpoint is of an update that is asked for.
-
-    """
-    if every < 1:
-        raise ValueError(f"every {every}-th checkpoint: give 1 or more")
-    there = [checkpoint.update for checkpoint in checkpoints]
-    if missing := sorted(set(only) - set(there)):
-        raise ValueError(f"no checkpoint is of update {missing[0]}; there are {', '.join(map(str, there))}")
-    return [c for c in checkpoints if c.update in only] if only else list(checkpoints)[::-1][::every][::-1]
-
-
-def measure_chosen(
-    make_observer: Callable[[], Observer],
-    checkpoints: Iterable[Checkpoint],
-    *,
-    every: int = 1,
-    only: Sequence[int] = (),
-    transfer: bool = False,
-) -> str:
-    """Measure some of a training's checkpoints, and the transfer to its last one; the run file that was written.
-
-    Args:
-        make_observer: called when the choice stands, so that a wrong one leaves no file; closed at the end.
-        checkpoints: all of the training's: `transfer` prunes the last of these, chosen or not.
-        every: see `chosen`.
-        only: the same.
-        transfer: see `measure_transfer`.
-
-    Raises:
-        ValueError: as `chosen`, `measure_checkpoints` and `measure_transfer`.
-
-    """
-    ordered = in_order(checkpoints)
-    wanted = chosen(ordered, every, only)
-    observer = make_observer()
-    try:
-        logger.info("%d checkpoints; run file %s", len(wanted), observer.path)
-        measure_checkpoints(observer, wanted)
-        if transfer:
-            measure_transfer(observer, ordered[-1])
-    finally:
-        observer.close()
-    return observer.path
-
-
-def measure_checkpoints(observer: Observer, checkpoints: Iterable[Checkpoint]) -> list[int]:
-    """Measure every checkpoint that has no row yet; the updates that were measured.
+def measure_checkpoints(observer: Observer, checkpoints: Iterable[Checkpoint], farm: Farm | None = None) -> list[int]:
+    """Measure every checkpoint that has no row yet, here or on a farm; the updates that were measured.
 
     One that cannot be loaded or measured becomes a row whose status says why (tried again by the next call),
     unless the observer is `strict`. The model's own weights are back at the end, whatever happened. The
@@ -140,52 +90,17 @@ def measure_checkpoints(observer: Observer, checkpoints: Iterable[Checkpoint]) -
     todo = [c for c in ordered if rows.get(c.update) != OK]
     if len(todo) < len(ordered):
         logger.info("%d of %d checkpoints have their row in %s", len(ordered) - len(todo), len(ordered), observer.path)
-    with own_weights_back(observer.model, *observer.still_too):
-        for checkpoint in _progress(todo):
-            observer.snapshot(checkpoint.update, checkpoint.epoch, checkpoint.path, load=checkpoint.load)
+    (_measure_here if farm is None else farm.measure)(observer, todo)
     rows = run_file(observer).statuses()
     if todo and all(rows.get(c.update) != OK for c in todo):
         raise ValueError(f"no checkpoint could be measured; {todo[0].path}: {rows.get(todo[0].update, 'not written')}")
     return [c.update for c in todo]
 
 
-def measure_transfer(observer: Observer, last: Checkpoint) -> np.ndarray:
-    """Score the last model pruned by each row's order, [snapshot, fraction]; recorded as /transfer, with its update.
-
-    The order is that of I(h) as the file holds it, float32. A row without I(h) is NaN.
-
-    Raises:
-        ValueError: the last model cannot be loaded; or the observer has no run file.
-
-    """
-    file = run_file(observer)
-    means = file.importances()
-    orders = {
-        str(row): prune_order(_as_recorded(mean.astype(float), observer))
-        for row, mean in enumerate(means)
-        if np.isfinite(mean).all()
-    }
-    score = np.full((len(means), len(observer.run.fractions)), np.nan)
+def _measure_here(observer: Observer, checkpoints: Sequence[Checkpoint]) -> None:
     with own_weights_back(observer.model, *observer.still_too):
-        try:
-            last.load(observer.model)
-        except Exception as error:  # every library has its own
-            why = f"{type(error).__name__}: {error}"
-            raise ValueError(f"no transfer: the last checkpoint, {last.path}, cannot be loaded: {why}") from error
-        with still(observer.model, *observer.still_too):
-            curves = pruning_curves(
-                observer.model, orders, observer.score, observer.run.fractions, heads=observer.heads
-            )
-    for row, curve in curves.items():
-        score[int(row)] = curve.score
-    file.write_transfer(score, last.update)
-    return score
-
-
-def _as_recorded(mean: np.ndarray, observer: Observer) -> Importance:
-    unknown = np.full_like(mean, np.nan)
-    estimator, block = observer.run.estimator, observer.heads.block
-    return Importance(mean, unknown, unknown, unknown[None], 0, float("nan"), estimator, block)
+        for one in _progress(checkpoints):
+            observer.snapshot(one.update, one.epoch, one.path, load=one.load)
 
 
 def saved_weights(folder: str | Path) -> list[Checkpoint]:
@@ -241,7 +156,7 @@ def run_file(observer: Observer) -> HDF5Recorder:
     return observer.recording.file
 
 
-def _progress(checkpoints: list[Checkpoint]) -> Iterable[Any]:
+def _progress(checkpoints: Sequence[Checkpoint]) -> Iterable[Any]:
     try:
         from tqdm import tqdm
     except ImportError:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,10 @@ def options(parser: argparse.ArgumentParser) -> None:
     _shared(parser)
     parser.add_argument("--every-th", type=int, default=1, metavar="N", help="every N-th, counted back from the last")
     parser.add_argument("--transfer", action="store_true", help="prune the last model by each checkpoint's order, too")
+    ray = parser.add_argument_group("on a Ray cluster", "The same file, measured by many workers: docs/at_scale.md.")
+    ray.add_argument("--ray", metavar="ADDRESS", help="auto, HOST:PORT, ray://HOST:PORT; or local: start one here")
+    ray.add_argument("--ray-workers", type=int, metavar="N", help="at most (default: one a GPU; without any, by CPUs)")
+    ray.add_argument("--ray-block", type=int, metavar="N", help="masks that a worker takes at once (default: 32)")
 
 
 def watch_options(parser: argparse.ArgumentParser) -> None:
@@ -98,6 +104,17 @@ def _check_data(args: argparse.Namespace) -> None:
         raise ValueError(f"--data {args.data} does not exist")
 
 
+def _ray(args: argparse.Namespace) -> dict[str, Any] | None:
+    """The cluster that is asked for, as `farm.Farm` takes it."""
+    given = {name: getattr(args, f"ray_{name}", None) for name in ("workers", "block")}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    if getattr(args, "ray", None) is None:
+        if chosen:
+            raise ValueError(f"--ray-{next(iter(chosen))} needs --ray ADDRESS")
+        return None
+    return {"address": args.ray, **chosen}
+
+
 def _measure(args: argparse.Namespace, fairseq: bool, how: dict[str, Any] | None) -> int:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("headdynamics").setLevel(logging.INFO)
@@ -146,49 +163,65 @@ def _fairseq(args: argparse.Namespace, output: Path, how: dict[str, Any] | None)
         user_dir=args.user_dir,
         only=args.only,
         cpu=args.cpu,
-        **_backfill_only(args, "every"),
+        **({} if how else {"every": args.every_th, "transfer": args.transfer, "ray": _ray(args)}),
     )
 
 
 def _transformers(args: argparse.Namespace, output: Path, how: dict[str, Any] | None) -> str:
+    from headdynamics.backfilling import measure_chosen
+    from headdynamics.farm import Farm
+
+    from .hf_checkpoints import backfill, watched
+
+    if how is not None:
+        found = watched(args.checkpoints, **how)
+        trainer = found.first(lambda checkpoint: _trainer(args, checkpoint, args.cpu))
+        return backfill(trainer, output, found, only=args.only, **_text_options(args))
+    ray = _ray(args)
+    farm = None if ray is None else Farm(partial(text_subject, args, args.cpu), gpus=not args.cpu, **ray)
+    here = partial(text_subject, args, args.cpu or farm is not None)  # a farm's workers have the GPUs
+    return measure_chosen(here, str(output), every=args.every_th, only=args.only, transfer=args.transfer, farm=farm)
+
+
+@contextlib.contextmanager
+def text_subject(args: argparse.Namespace, cpu: bool) -> Iterator[Any]:
+    """The training of a text classifier, opened to be measured."""
+    from .hf_checkpoints import find, subject
+
+    found = find(args.checkpoints, strict=bool(args.strict))
+    trainer = _trainer(args, max(found, key=lambda checkpoint: checkpoint.update), cpu)
+    with subject(trainer, found, **_text_options(args)) as opened:
+        yield opened
+
+
+def _trainer(args: argparse.Namespace, checkpoint: Any, cpu: bool) -> Any:
     from transformers.utils import logging as of_transformers
 
-    from .hf_checkpoints import backfill, find, watched
     from .hf_text import text_trainer
 
     of_transformers.disable_progress_bar()  # one for the weights of each checkpoint
+    return text_trainer(
+        Path(checkpoint.path),
+        args.data,
+        tokenizer=args.tokenizer,
+        text=args.text_columns,
+        label=args.label_column,
+        max_length=args.max_length,
+        batch_size=args.batch_size,
+        cpu=cpu,
+        seed=args.training_seed,
+        learning_rate=args.learning_rate,
+    )
 
-    def trainer_of(checkpoint: Any) -> Any:
-        return text_trainer(
-            Path(checkpoint.path),
-            args.data,
-            tokenizer=args.tokenizer,
-            text=args.text_columns,
-            label=args.label_column,
-            max_length=args.max_length,
-            batch_size=args.batch_size,
-            cpu=args.cpu,
-            seed=args.training_seed,
-            learning_rate=args.learning_rate,
-        )
 
-    if how is None:
-        found = find(args.checkpoints, strict=bool(args.strict))
-        trainer = trainer_of(max(found, key=lambda checkpoint: checkpoint.update))
-    else:
-        found = watched(args.checkpoints, **how)
-        trainer = found.first(trainer_of)
+def _text_options(args: argparse.Namespace) -> dict[str, Any]:
     given = _given(args, "examples", "score_examples", "score", "estimator", "fractions", "seed", "strict")
     given |= _given(args, "knee_tolerance", "knee_confidence")
     if args.orders is not None:
         given["orders"] = _words(args.orders)
     if args.ablate is not None:
         given["ablations"] = _words(args.ablate)
-    return backfill(trainer, output, found, only=args.only, **_backfill_only(args, "every_th"), **given)
-
-
-def _backfill_only(args: argparse.Namespace, every: str) -> dict[str, Any]:
-    return {every: args.every_th, "transfer": args.transfer} if hasattr(args, "every_th") else {}
+    return given
 
 
 def _fractions(text: str) -> list[float] | str:

@@ -6,11 +6,12 @@ A checkpoint holds the training's whole configuration. It is read as data: see `
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import math
 import pickle
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from headdynamics.checkpoints import Checkpoint, measure_chosen, readable
+from headdynamics.backfilling import Subject, measure_chosen
+from headdynamics.checkpoints import Checkpoint, readable
+from headdynamics.farm import Farm
+from headdynamics.observer import Observer
 from headdynamics.stillness import still
 from headdynamics.watching import Arrivals, measure_arriving
 
@@ -58,6 +62,7 @@ def backfill(
     only: Sequence[int] = (),
     transfer: bool = False,
     cpu: bool = False,
+    ray: Mapping[str, Any] | None = None,
 ) -> str:
     """Measure checkpoints into a run file; the path that was written.
 
@@ -69,29 +74,50 @@ def backfill(
             instrument was on, else the usual ones.
         task: settings of the task to change, such as `eval_bleu_args`.
         user_dir: the training's own `--user-dir`; what the checkpoint says of it is never imported.
-        every: see `checkpoints.measure_chosen`; not for watched ones, nor is `transfer`.
+        every: see `backfilling.measure_chosen`; not for watched ones, nor are `transfer` and `ray`.
         only: the same.
         transfer: the same.
         cpu: do not use a GPU.
+        ray: measure on a Ray cluster: address, workers and block, as of `farm.Farm`.
 
     Raises:
         ValueError: no checkpoint can be used, or an option makes no sense.
         RunFileError: the run file cannot be written.
 
     """
-    making = partial(build, data=data, task=task or {}, user_dir=user_dir, cpu=cpu)
+    making = {"data": data, "task": task or {}, "user_dir": user_dir}
     if isinstance(places, Arrivals):
-        trainer, settings = places.first(lambda stand: making(stand.path))
-    else:
-        stands = find(places, strict=bool((given or {}).get("strict")))
-        trainer, settings = making(max(stands, key=lambda stand: stand.update).path)
-    options = _options(settings, given or {})
+        trainer, settings = places.first(lambda stand: build(stand.path, cpu=cpu, **making))
+        with _observing(trainer, settings, given or {}) as observing:
+            checkpoint = partial(_checkpoint, trainer=trainer, length=_Lengths(trainer))
+            return measure_arriving(partial(observing, str(output)), places, checkpoint, only)
+    opened = partial(subject, list(places), given=given or {}, **making)
+    farm = None if ray is None else Farm(partial(opened, cpu=cpu), gpus=not cpu, **ray)
+    here = partial(opened, cpu=cpu or farm is not None)  # a farm's workers have the GPUs
+    return measure_chosen(here, str(output), every=every, only=only, transfer=transfer, farm=farm)
+
+
+@contextlib.contextmanager
+def subject(
+    places: Iterable[Path], *, data: str, given: Mapping[str, Any], task: Mapping[str, Any], user_dir: str, cpu: bool
+) -> Iterator[Subject]:
+    """A finished training, opened to be measured; arguments as of `backfill`."""
+    stands = find(places, strict=bool(given.get("strict")))
+    last = max(stands, key=lambda stand: stand.update)
+    trainer, settings = build(last.path, data, task, user_dir, cpu)
+    with _observing(trainer, settings, given) as observing:
+        length = _Lengths(trainer)
+        yield Subject(observing, [_checkpoint(stand, trainer, length) for stand in stands])
+
+
+@contextlib.contextmanager
+def _observing(
+    trainer: Any, settings: Mapping[str, Any], given: Mapping[str, Any]
+) -> Iterator[Callable[[str | None], Observer]]:
+    """What makes an observer of the trainer's model that writes a run file, or nothing at all."""
+    options = _options(settings, given)
     with still(trainer.get_model(), trainer.get_criterion()), still_trainer(trainer):
-        make_observer = partial(observe, options, trainer, str(output), None)
-        checkpoint = partial(_checkpoint, trainer=trainer, length=_Lengths(trainer))
-        if isinstance(places, Arrivals):
-            return measure_arriving(make_observer, places, checkpoint, only)
-        return measure_chosen(make_observer, map(checkpoint, stands), every=every, only=only, transfer=transfer)
+        yield lambda path: observe(options, trainer, path, None)
 
 
 def find(places: Iterable[Path], strict: bool = False) -> list[Stand]:

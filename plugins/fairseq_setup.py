@@ -45,7 +45,7 @@ def check_engine(cfg: Any, size: int) -> None:
 def observe(
     options: HeadDynamicsOptions,
     trainer: Any,
-    path: str,
+    path: str | None,
     update: int | None,
     recorders: Sequence[Recorder] = (),
     online: Online | None = None,

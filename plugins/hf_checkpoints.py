@@ -7,6 +7,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -15,8 +16,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, Trainer
 
-from headdynamics.checkpoints import Checkpoint, measure_chosen, readable, saved
+from headdynamics.backfilling import Subject, measure_chosen
+from headdynamics.checkpoints import Checkpoint, readable, saved
 from headdynamics.heads import unwrap
+from headdynamics.observer import Observer
 from headdynamics.stillness import still
 from headdynamics.watching import Arrivals, measure_arriving
 
@@ -58,21 +61,37 @@ def backfill(
         RunFileError: the run file cannot be written.
 
     """
-    chosen_options = Options(**{"tensorboard": False} | options)
+    if isinstance(checkpoints, Arrivals):
+        with _observing(trainer, Options(**{"tensorboard": False} | options)) as observing:
+            return measure_arriving(partial(observing, str(path)), checkpoints, lambda checkpoint: checkpoint, only)
+    opened = partial(subject, trainer, checkpoints, **options)
+    return measure_chosen(opened, str(path), every=every_th, only=only, transfer=transfer)
+
+
+@contextlib.contextmanager
+def subject(
+    trainer: Trainer, checkpoints: Place | Iterable[Place | Checkpoint] | None = None, **options: Any
+) -> Iterator[Subject]:
+    """A finished training, opened: for `headdynamics.measure_chosen`, here or on a farm; arguments as of `backfill`."""
+    wanted = Options(**{"tensorboard": False} | options)
+    given = trainer.args.output_dir if checkpoints is None else checkpoints
+    found = find([given] if isinstance(given, (str, os.PathLike)) else given, strict=wanted.strict)
+    with _observing(trainer, wanted) as observing:
+        yield Subject(observing, found)
+
+
+@contextlib.contextmanager
+def _observing(trainer: Trainer, options: Options) -> Iterator[Callable[[str | None], Observer]]:
+    """What makes an observer of the Trainer's model that writes a run file, or nothing at all."""
     if trainer.args.world_size > 1:
         raise ValueError("backfill measures in one process: start it without torchrun or accelerate launch")
-    given = trainer.args.output_dir if checkpoints is None else checkpoints
-    places = [given] if isinstance(given, (str, os.PathLike)) else given
-    found = places if isinstance(places, Arrivals) else find(places, strict=chosen_options.strict)
     model = unwrap(trainer.model)
     with still(model), _as_in_training(trainer):
         seen = {"model": model}
-        if trainer.eval_dataset is None and chosen_options.eval_dataset is None and trainer.train_dataset is not None:
+        if trainer.eval_dataset is None and options.eval_dataset is None and trainer.train_dataset is not None:
             seen["train_dataloader"] = trainer.get_train_dataloader()
-        make_observer = partial(observe, chosen_options, str(path), trainer.args, None, trainer, seen)
-        if isinstance(found, Arrivals):
-            return measure_arriving(make_observer, found, lambda checkpoint: checkpoint, only)
-        return measure_chosen(make_observer, found, every=every_th, only=only, transfer=transfer)
+        mute = replace(options, tensorboard=False)
+        yield lambda path: observe(options if path else mute, path, trainer.args, None, trainer, seen)
 
 
 def watched(places: Place | Iterable[Place], **how: Any) -> Arrivals[Checkpoint]:
