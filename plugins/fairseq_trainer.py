@@ -16,6 +16,7 @@ import logging
 import math
 import os
 import sys
+from collections import defaultdict
 from types import ModuleType
 from typing import Any
 
@@ -44,6 +45,7 @@ def install() -> None:
     from fairseq_cli import train
 
     allow_fairseq_checkpoints()
+    allow_fairseq_broadcasts()
     add_to_fairseq()
     for module in _training_modules(train):
         if not hasattr(module.train, "headdynamics"):
@@ -69,6 +71,18 @@ def allow_fairseq_checkpoints() -> None:
     torch.serialization.add_safe_globals(
         [argparse.Namespace, np.dtype, np.ndarray, core.multiarray._reconstruct, core.multiarray.scalar, *dtypes]
     )
+
+
+def allow_fairseq_broadcasts() -> None:
+    """The same for a resume on many ranks: the first sends the others what it read, with its own plain classes."""
+    if not hasattr(torch.serialization, "add_safe_globals"):
+        return
+    from fairseq.distributed.utils import _TensorPlaceholder
+    from omegaconf import AnyNode, DictConfig, ListConfig
+    from omegaconf.base import ContainerMetadata, Metadata
+
+    nodes = [AnyNode, DictConfig, ListConfig, ContainerMetadata, Metadata]
+    torch.serialization.add_safe_globals([*nodes, Any, _TensorPlaceholder, defaultdict, dict, list, int])
 
 
 def _attaching(train: Any) -> Any:
