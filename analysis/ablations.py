@@ -158,4 +158,9 @@ def write_csv(found: Effects, path: Path) -> None:
         table = csv.writer(file)
         table.writerow(columns)
         for row in zip(*columns.values(), strict=True):
-            table.writerow("" if value != value else value for value in row)  # NaN alone differs from itself
+            table.writerow("" if value != value else _cell(value) for value in row)  # NaN alone differs from itself
+
+
+def _cell(value: object) -> object:
+    """Text from a run file that a spreadsheet would take for a formula stands behind an apostrophe."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value

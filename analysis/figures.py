@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from headdynamics.analysis.needs import needed
+from headdynamics.analysis.program import printable
 
 from headdynamics.stacks import stacks
 
@@ -32,8 +33,8 @@ def sequential() -> ListedColormap:
 
 
 def literal(text: str) -> str:
-    """Text that matplotlib shows as it is, with no ``$`` read as mathematics."""
-    return text.replace("$", r"\$")
+    """Text that matplotlib shows as it is, with no ``$`` read as mathematics and no control character left in it."""
+    return printable(text).replace("$", r"\$")
 
 
 def curves_figure(

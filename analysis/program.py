@@ -80,7 +80,12 @@ def console(make: Callable) -> object:
     return make(highlight=False, width=None if sys.stdout.isatty() else 160)
 
 
+def printable(text: str) -> str:
+    """Text from a file, safe for a terminal: what is neither a character to be seen nor a line's end becomes ``?``."""
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
+
+
 def complain(error: Exception) -> int:
     """One line on stderr; the status to leave with."""
-    print(f"headdynamics: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"headdynamics: {printable(' '.join(str(error).split()))}", file=sys.stderr)
     return 2

@@ -6,6 +6,7 @@ from collections import Counter
 
 import numpy as np
 from headdynamics.analysis.needs import needed
+from headdynamics.analysis.program import printable
 from headdynamics.analysis.run import Run
 from headdynamics.analysis.settling import Settling
 from headdynamics.analysis.verdict import NOT_SETTLED, SETTLED, stays_from
@@ -71,7 +72,7 @@ def tell_run(console: Console, run: Run) -> None:
 
 def escape(text: str) -> str:
     """Text from the file, with neither markup nor control characters left in it."""
-    return escape_markup("".join(c if c.isprintable() or c == "\n" else "?" for c in text))
+    return escape_markup(printable(text))
 
 
 def _views(found: Settling) -> Table:

@@ -1,0 +1,207 @@
+"""What strangers' files may do: nothing. No source has a way to run them; a run file's text is shown, not obeyed."""
+
+from __future__ import annotations
+
+import ast
+import json
+import struct
+import subprocess
+import sys
+import xml.etree.ElementTree
+from pathlib import Path
+
+import models
+import numpy as np
+import pytest
+import torch
+from fake_run import blocks_of, layout, write_run
+from runs import a_run, a_snapshot
+
+import headdynamics as hd
+from headdynamics.record.tensorboard import TensorBoardRecorder
+
+ROOT = Path(hd.__file__).parents[1]
+ROOMS = ("headdynamics", "plugins", "analysis")
+RUNS = {"eval", "exec", "compile", "__import__", "breakpoint"}
+#: what unpickles, or starts a program or a shell: "module": all of it; else its calls
+MODULES = {"subprocess", "marshal", "shelve", "dill", "cloudpickle", "joblib", "pty", "code", "runpy", "ctypes"}
+CALLS = {
+    "os": {"system", "popen", "execv", "execve", "execvp", "spawnl", "spawnv", "startfile"},
+    "pickle": {"load", "loads", "Unpickler"},
+    "np": {"load"},
+    "numpy": {"load"},
+    "yaml": {"load", "unsafe_load", "full_load", "load_all"},
+    "hub": {"load"},
+    "jit": {"load"},
+    "asyncio": {"create_subprocess_shell", "create_subprocess_exec"},
+    "dist": {"all_gather_object", "broadcast_object_list", "gather_object", "scatter_object_list", "recv_object_list"},
+}
+#: uses that are right, and why
+ALLOWED = {
+    ("headdynamics/ranks.py", "dist.all_gather_object"): "between the processes of one training",
+}
+
+
+def dangers(source: str) -> set[str]:
+    """Every way in which a module could run what a file holds."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {one.name for one in node.names if one.name.partition(".")[0] in MODULES}
+        if isinstance(node, ast.ImportFrom):
+            module = (node.module or "").partition(".")[0] if not node.level else ""
+            names = {one.name for one in node.names}
+            found |= {f"{module}.{name}" for name in names if module in MODULES or name in CALLS.get(module, ())}
+        if isinstance(node, ast.Call):
+            found |= _called(node)
+    return found
+
+
+def _called(node: ast.Call) -> set[str]:
+    named = {word.arg: ast.unparse(word.value) for word in node.keywords}
+    found = {f"{name}={named[name]}" for name in ("shell", "trust_remote_code", "allow_pickle") if name in named}
+    if "weights_only" in named and named["weights_only"] != "True":
+        found.add(f"weights_only={named['weights_only']}")
+    if isinstance(node.func, ast.Name) and node.func.id in RUNS:
+        found.add(node.func.id)
+    if isinstance(node.func, ast.Attribute):
+        owner = ast.unparse(node.func.value).rpartition(".")[2]
+        if node.func.attr in CALLS.get(owner, ()):
+            found.add(f"{owner}.{node.func.attr}")
+        if (owner, node.func.attr) == ("torch", "load") and named.get("weights_only") != "True":
+            found.add("torch.load without weights_only=True")
+    return {one for one in found if one.partition("=")[2] != "False"} | {one for one in found if "weights" in one}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_nothing_in_the_source_can_run_a_file(room):
+    """Beside what the table allows, which has to be there."""
+    files = sorted((ROOT / room).rglob("*.py"))
+    found = {(str(f.relative_to(ROOT)), one) for f in files for one in dangers(f.read_text(encoding="utf-8"))}
+    assert len(files) > 10
+    assert found == {use for use in ALLOWED if use[0].startswith(f"{room}/")}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "eval(x)", "os.system(x)", "import subprocess", "from subprocess import run", "run(x, shell=True)",
+        "pickle.loads(x)", "from pickle import loads", "torch.load(x)", "torch.load(x, weights_only=False)",
+        "np.load(x, allow_pickle=True)", "yaml.load(x)", "torch.hub.load(x)", "import dill.source",
+        "AutoModel.from_pretrained(x, trust_remote_code=True)", "torch.distributed.dist.all_gather_object(x, y)",
+    ],
+)  # fmt: skip
+def test_the_walk_over_the_source_sees(source):
+    """Each way; and none where there is none."""
+    assert dangers(source)
+    assert not dangers("import pickle\nmodel.eval()\ntorch.load(x, weights_only=True)\nrun(x, shell=False)")
+
+
+BAD = (
+    "[red]x[/red] \x1b[31mred\x1b[0m \x9b2J \u202edlrow \x07$\\frac{ <script>alert(1)</script> --> "
+    "`touch hit` $(touch hit)"
+)
+READ = """
+import sys
+seen = []
+def hook(event, args):
+    theirs = any(word in str(args) for word in ("canary", "touch hit", "/C calc", "alert(1)"))
+    acts = event in ("open", "os.system", "os.exec", "subprocess.Popen", "compile")
+    if event == "pickle.find_class" or theirs and acts:
+        seen.append((event, str(args)))
+sys.addaudithook(hook)
+from headdynamics.__main__ import main
+run = sys.argv[1]
+for command in (["show", run], ["settle", run], ["settle", "--json", run], ["curves", run, "-o", "c.svg"],
+                ["orders", run, "--figure", "o.svg"], ["ablations", run, "--csv", "a.csv", "--figure", "a.svg"],
+                ["compare", run, run, "--other", "1", "--figure", "m.svg"], ["show", "no\\x1b[31m.h5"]):
+    code = main(command)
+    assert code in (0, 2), (command, code)
+    print("code", code, file=sys.stderr)
+print("SEEN", seen, file=sys.stderr)
+"""
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory):
+    """What every command makes of a run file whose every text is hostile: (folder, stdout, stderr)."""
+    folder = tmp_path_factory.mktemp("hostile")
+    canary = folder / "canary"
+    canary.write_text("secret")
+    attrs = {name: f"{name} {BAD}" for name in ("model", "metric", "framework", "estimator", "headdynamics", "created")}
+    signature = {f"settings {BAD}": BAD, "weights": str(canary), "hash": "../../canary"}
+    modules = np.array([f"=cmd|' /C calc'!A{h} {BAD}" for h in range(12)], object)
+    places = ["../" * 20 + str(canary), str(canary), f"; touch {canary}2", BAD, "file://canary", "|canary"]
+    write_run(
+        folder / "run.h5", blocks_of([np.arange(1.0, 13)] * 6, 0.3), layout(3, 4),
+        {**attrs, "signature": json.dumps(signature)},
+        optional=("ablation/", "online/"), snapshots__checkpoint=np.array(places, object), heads__module=modules,
+        snapshots__status=np.array(["ok"] * 5 + [f"Error: {BAD}"], object),
+        heads__kind=np.array([f"kind {BAD}"] * 12, object),
+    )  # fmt: skip
+    command = [sys.executable, "-c", READ, "run.h5"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder, done.stdout, done.stderr
+
+
+def test_text_of_a_run_file_is_shown_and_not_obeyed(shown):
+    """No markup, no control character, no direction of writing reaches the terminal; the text does."""
+    _, out, err = shown
+    plain = out + err
+    assert not [c for c in plain if not c.isprintable() and c != "\n"]
+    assert "[red]x[/red] ?[31mred?[0m" in out and "$\\frac{ <script>" in out and err.count("code 0") >= 6
+
+
+def test_no_path_of_a_run_file_is_opened_and_nothing_is_started(shown):
+    """Python's own audit of the process says so."""
+    folder, _, err = shown
+    assert "SEEN []" in err and (folder / "canary").read_text() == "secret"
+    assert {file.name for file in folder.iterdir()} <= {"canary", "run.h5", "c.svg", "o.svg", "a.csv", "a.svg", "m.svg"}
+
+
+def test_figures_and_tables_do_not_interpret_it_either(shown):
+    """Pictures are well-formed and without scripts; a spreadsheet finds no formula."""
+    folder = shown[0]
+    pictures = sorted(folder.glob("*.svg"))
+    assert len(pictures) == 4
+    for picture in pictures:
+        tags = {node.tag.rpartition("}")[2] for node in xml.etree.ElementTree.parse(picture).iter()}
+        assert "path" in tags and "script" not in tags
+    cells = [cell for line in (folder / "a.csv").read_text().splitlines() for cell in line.split(",")]
+    assert not [cell for cell in cells if cell.lstrip('"').startswith(("=", "+", "@"))] and "'=cmd" in str(cells)
+
+
+def test_tensorboard_shows_it_too(tmp_path):
+    """A metric and a model's class of any name."""
+    recorder = TensorBoardRecorder(tmp_path)
+    recorder.start(a_run(model=BAD, metric=BAD), None)
+    recorder.write(a_snapshot(1))
+    recorder.close()
+    (events,) = tmp_path.iterdir()
+    assert events.stat().st_size > 10_000  # with both images
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        struct.pack("<Q", 2**63) + b"{}",
+        struct.pack("<Q", 2**31) + b"{",
+        struct.pack("<Q", 8) + b'{"a":{}}',
+        struct.pack("<Q", 64) + b'{"w":{"dtype":"F32","shape":[9223372036854775807],"data_offsets":[0,4]}}',
+        b"",
+        b"\x80\x04cos\nsystem\n(S'touch hit'\ntR.",
+    ],
+)
+def test_hostile_weights_are_refused_in_words(header, tmp_path):
+    """A safetensors header of absurd size or shapes, a pickle under its name: the row says so, and no weight moves."""
+    folder = tmp_path / "run-weights"
+    folder.mkdir()
+    (folder / "update-000001.safetensors").write_bytes(header)
+    model = models.CASES["torch"].build()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    observer = hd.Observer(model, str(tmp_path / "run.h5"), batches=[models.TEXT], update=None, fractions=(0.0, 1.0))
+    with pytest.raises(ValueError, match=r"no checkpoint could be measured; .*update-000001.safetensors: \w*Error"):
+        hd.measure_checkpoints(observer, hd.saved_weights(folder))
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert not (tmp_path / "hit").exists()
