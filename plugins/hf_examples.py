@@ -15,6 +15,7 @@ from accelerate.data_loader import DataLoaderStateMixin
 from accelerate.state import GradientState
 
 from headdynamics.nested import nested_sizes
+from headdynamics.ranks import Ranks
 from headdynamics.signature import fingerprint
 
 from .hf_padding import length, trimmed
@@ -36,6 +37,7 @@ class Examples(DataLoaderStateMixin):
     """
 
     _drop_last = False
+    ranks: Ranks | None = None
 
     def __init__(
         self,

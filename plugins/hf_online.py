@@ -26,7 +26,9 @@ from headdynamics.heads import HeadsError, unwrap
 from headdynamics.losses import IGNORED, NoLabelsError, find_labels, per_example, predicts_next
 from headdynamics.observer import Observer
 from headdynamics.online import RELATIVE, Online, Window
+from headdynamics.ranks import Ranks
 
+from .hf_engines import sharded
 from .hf_setup import Options
 
 logger = logging.getLogger("headdynamics")
@@ -42,14 +44,24 @@ class TrainerOnline:
 
     """
 
-    def __init__(self, model: nn.Module, args: Any, options: Options, estimator: str, trainer: Any = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        args: Any,
+        options: Options,
+        estimator: str,
+        trainer: Any = None,
+        ranks: Ranks | None = None,
+    ) -> None:
+        if (engine := sharded()) and args.world_size > 1:
+            raise HeadsError(f"{engine} shards the layers that it would listen to")
         if args.n_gpu > 1:
             raise HeadsError(f"DataParallel copies the model to {args.n_gpu} GPUs at each step: start with torchrun")
         if estimator == "batch" and getattr(args, "deepspeed", None):
             raise HeadsError("DeepSpeed takes gradients away before they can be read: choose online=True")
         if estimator == "example" and args.torch_compile:
             raise HeadsError("a compiled model does not run our hooks: choose online='batch', which needs none of them")
-        self.online = Online(model, estimator, options.online_window, strict=options.strict)
+        self.online = Online(model, estimator, options.online_window, strict=options.strict, ranks=ranks)
         self.observer: Observer | None = None
         self._waiting: list[Window] = []
         several = args.gradient_accumulation_steps > 1 or args.world_size > 1
@@ -105,12 +117,20 @@ class TrainerOnline:
             self._waiting = []
 
 
-def listener(options: Options, args: Any, model: nn.Module, trainer: Any = None) -> TrainerOnline | None:
-    """What listens to the steps, if asked for; unless strict, a failure costs nothing but this."""
-    estimator = options.online_estimator
+def listener(
+    options: Options, args: Any, model: nn.Module, trainer: Any = None, ranks: Ranks | None = None
+) -> TrainerOnline | None:
+    """What listens to the steps, if asked for, on every rank or on none; unless strict, a failure costs only this."""
+    if (estimator := options.online_estimator) is None:
+        return None
+    made: TrainerOnline | None = None
     try:
-        return TrainerOnline(model, args, options, estimator, trainer) if estimator else None
+        with (ranks or Ranks()).together():
+            made = TrainerOnline(model, args, options, estimator, trainer, ranks)
+        return made
     except Exception as error:
+        if made is not None:  # and another rank has none
+            made.leave()
         if options.strict:
             raise
         logger.error("headdynamics goes on without online importance: %s", error)

@@ -14,17 +14,19 @@ from typing import Any
 from torch import nn
 from transformers import Trainer
 
-from headdynamics.heads import HeadsError, find_heads, unwrap
+from headdynamics.heads import find_heads, unwrap
 from headdynamics.losses import Loss, cross_entropy, find_labels
 from headdynamics.observer import Observer
 from headdynamics.online import WINDOW, Online
 from headdynamics.online import check_options as check_online
 from headdynamics.plan import Plan
+from headdynamics.ranks import Ranks, shared_out
 from headdynamics.record import Recorder
 from headdynamics.record.tensorboard import TensorBoardRecorder
 from headdynamics.schedule import Schedule, either, parse, within_first_epoch
 from headdynamics.scores import Score
 
+from .hf_engines import check_engine
 from .hf_examples import Examples
 from .hf_measures import Metrics, MetricScore, kept_columns, own_score
 from .hf_padding import padding_is_nothing
@@ -111,25 +113,24 @@ def check(model: nn.Module, args: Any) -> None:
     """Complain before training about what no evaluation will cure.
 
     Raises:
-        HeadsError: no heads can be read, or this process holds only a part of each.
+        HeadsError: no heads can be read, or not by this process.
 
     """
-    stage = getattr(getattr(args, "deepspeed_plugin", None), "zero_stage", 0)
-    if args.world_size > 1 and (args.fsdp or stage == 3):
-        raise HeadsError("parameters are sharded (FSDP or ZeRO 3) and no process has a whole head")
+    check_engine(model, args)
     find_heads(unwrap(model))
 
 
 def observe(
     options: Options,
-    path: str,
+    path: str | None,
     args: Any,
     update: int | None,
     trainer: Trainer | None,
     seen: Mapping[str, Any],
     online: Online | None = None,
+    ranks: Ranks | None = None,
 ) -> Observer:
-    """An observer of the model in `seen`, what the Trainer shows its callbacks; call it inside `still`."""
+    """An observer of the model in `seen`, what the Trainer shows its callbacks; inside `still`, on all ranks."""
     began = time.perf_counter()
     model = unwrap(seen["model"])
     dataset, collate, source = _data(options, args, model, trainer, seen)
@@ -140,6 +141,8 @@ def observe(
     batches = drawn(options.examples, seed=options.seed, proof=None if options.estimator in BY_BATCH else proof)
     theirs = _metrics(options, trainer) is not None or options.score == "eval_loss"  # sees what it always does
     scored = drawn(options.score_examples, seed=options.seed + 1, proof=None if theirs else proof)
+    for examples in (batches, scored):
+        shared_out(examples, ranks or Ranks())
     if options.loss is None and not any("start_positions" in batch for batch in batches.batches[:1]):
         find_labels(next(iter(batches), {}))
     score = _score(options, args, model, scored, trainer)
@@ -162,6 +165,7 @@ def observe(
         score=score,
         loss=loss,
         recorders=_tensorboard(options, args, trainer),
+        ranks=ranks,
         online=online,
         settings=settings,
         framework="transformers",
@@ -210,11 +214,10 @@ def _metrics(options: Options, trainer: Trainer | None) -> Metrics | None:
 
 def _score(options: Options, args: Any, model: nn.Module, examples: Examples, trainer: Trainer | None) -> Any:
     metrics = _metrics(options, trainer)
-    alone = trainer if args.world_size == 1 else None  # the Trainer's loop gathers from every rank
     if callable(options.score):
         return options.score
-    if metrics is not None or (alone is not None and options.score == "eval_loss"):
-        return MetricScore(metrics, examples, args, alone).named(model, options.score)
+    if metrics is not None or (trainer is not None and options.score == "eval_loss"):
+        return MetricScore(metrics, examples, args, trainer).named(model, options.score)
     return own_score(options.score, model, examples, options.loss or cross_entropy)
 
 

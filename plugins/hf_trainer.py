@@ -23,6 +23,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from headdynamics.heads import unwrap
 from headdynamics.observer import Observer
 from headdynamics.online import alone
+from headdynamics.ranks import Ranks
 from headdynamics.record.tensorboard import retained
 from headdynamics.schedule import Moment, parse
 from headdynamics.snapshot import Snapshot
@@ -32,6 +33,7 @@ from headdynamics.weights import save_weights
 from .hf_examples import as_it_was
 from .hf_online import TrainerOnline, listener
 from .hf_setup import Options, check, observe
+from .hf_whole import Kept
 
 logger = logging.getLogger("headdynamics")
 
@@ -45,6 +47,7 @@ def attach(trainer: Trainer, path: str | os.PathLike[str] = "run.h5", **options:
     """
     callback = HeadDynamicsCallback(path, **options)
     callback.trainer = trainer
+    callback.kept.keep(trainer.model)
     trainer.add_callback(callback)
     return callback
 
@@ -54,8 +57,9 @@ class HeadDynamicsCallback(TrainerCallback):
 
     `HeadDynamicsCallback("run.h5", every="epoch", examples=1000, score="accuracy", ...)`; see `Options` for all.
 
-    Only world process zero measures, on the unwrapped module, while other ranks wait for it at their next
-    collective. With `save_strategy="best"` no checkpoint is named: whether one follows is not known yet.
+    All processes of a training measure together, each its share of the examples, and world process zero records. Under
+    FSDP and DeepSpeed ZeRO 3 each holds the whole model while it measures. With `save_strategy="best"` no checkpoint is
+    named: whether one follows is not known yet.
 
     Raises:
         ValueError: an option makes no sense.
@@ -67,6 +71,8 @@ class HeadDynamicsCallback(TrainerCallback):
         self.trainer: Trainer | None = None
         self.observer: Observer | None = None
         self.online: TrainerOnline | None = None
+        self.ranks = Ranks()
+        self.kept = Kept()
         self._reset(0)
 
     def _reset(self, update: int) -> None:
@@ -74,22 +80,29 @@ class HeadDynamicsCallback(TrainerCallback):
             self.observer.close()
         if self.online is not None:
             self.online.leave()  # a training that was interrupted
+        self.ranks.close()
         self.observer, self.schedule, self.online = None, parse(self.options.every), None
-        self.off = False  # another rank measures, or attaching failed
+        self.off = False  # attaching failed, on any rank
         self.due = False  # a measurement waits for the evaluation
         self.began_at, self.last, self.saved = update, -1, -1  # updates
+
+    def on_init_end(self, args: Any, state: Any, control: Any, **seen: Any) -> None:
+        """The model is as it is before training."""
+        self.kept.keep(seen["model"])
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **seen: Any) -> None:
         """Attach; or wait for the first evaluation, where only that will show the evaluation data."""
         self._reset(state.global_step)
-        self.off = not state.is_world_process_zero
         waits = self.trainer is None and self.options.eval_dataset is None and args.eval_strategy != "no"
+        if args.world_size > 1:
+            with self._forgiven(seen["model"]):
+                self.ranks = Ranks.of_training()
         with self._forgiven(seen["model"]):
             if self.off:
                 return
             self.schedule = self.options.schedule(args, state, seen.get("train_dataloader"))
-            check(seen["model"], args)
-            self.online = listener(self.options, args, seen["model"], self.trainer)
+            check(self.kept.unsharded(seen["model"]), args)
+            self.online = listener(self.options, args, seen["model"], self.trainer, self.ranks)
             if not waits:
                 self._attach(args, seen)
 
@@ -147,6 +160,7 @@ class HeadDynamicsCallback(TrainerCallback):
             self.online.leave()
         if self.observer is not None:
             self.observer.close()
+        self.ranks.close()
 
     def _alone(self) -> bool:
         return alone(self.online.online if self.online is not None else None, self.schedule)
@@ -180,21 +194,28 @@ class HeadDynamicsCallback(TrainerCallback):
                 )
                 return
             observer = self.observer or self._attach(args, seen)
-            if at_end and _has_row(observer.path, state.global_step):
+            if at_end and observer.recording.has_row(state.global_step):
                 return  # resumed, with nothing left to train
-            where = self._checkpoint(args, state, control, observer)
-            self._report(args, state, control, observer, observer.snapshot(state.global_step, state.epoch, where))
+            with self.kept.whole(seen["model"]):
+                where = self._checkpoint(args, state, control, observer)
+                taken = observer.snapshot(state.global_step, state.epoch, where)
+            self._report(args, state, control, observer, taken)
 
     def _attach(self, args: Any, seen: Mapping[str, Any]) -> Observer:
         online = self.online.online if self.online is not None else None
-        self.observer = observe(self.options, self.path, args, self.began_at, self.trainer, seen, online)
+        with self.kept.whole(seen["model"]) as model:
+            whole = {**seen, "model": model}
+            self.observer = observe(
+                self.options, self.path, args, self.began_at, self.trainer, whole, online, self.ranks
+            )
         logger.info("headdynamics watches %d heads; run file %s", len(self.observer.heads), self.observer.path)
         return self.observer
 
     def _checkpoint(self, args: Any, state: Any, control: Any, observer: Observer) -> str:
         """The place that will hold these weights: ours, or the one that the Trainer is about to write."""
         if self.options.save_weights:
-            return save_weights(observer.model, observer.path, state.global_step, self.options.strict)
+            kept = observer.model, observer.path, state.global_step, self.options.strict
+            return save_weights(*kept) if self.ranks.writes else ""
         if control.should_save or self.saved == state.global_step:
             return os.path.join(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
         return ""
@@ -223,19 +244,14 @@ class HeadDynamicsCallback(TrainerCallback):
         """Stand still; unless strict, let no failure of ours reach training."""
         with still(unwrap(model)):
             try:
-                yield
+                with self.ranks.together():
+                    yield
             except Exception as error:
                 if self.options.strict:
                     raise
                 self.off = True
                 if self.online is not None:
                     self.online.leave()
-                logger.error("headdynamics is off: %s. Training goes on without it.", str(error).rstrip("."))
+                if self.ranks.writes:
+                    logger.error("headdynamics is off: %s. Training goes on without it.", str(error).rstrip("."))
                 logger.debug("why headdynamics is off", exc_info=True)
-
-
-def _has_row(path: str, update: int) -> bool:
-    import h5py
-
-    with h5py.File(path, "r") as file:
-        return update in file["snapshot"][:]

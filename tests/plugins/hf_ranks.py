@@ -1,0 +1,227 @@
+"""Trainings of two processes, one after the other in the same ones; what became of them is written to FOLDER/result-R.
+
+torchrun --nproc_per_node 2 hf_ranks.py FOLDER CASE...
+"""
+
+import os
+import pickle
+import random
+import sys
+from pathlib import Path
+
+import hf_tiny as tiny
+import torch
+import torch.distributed as dist
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from hf_tiny import HeadDynamicsCallback, attach
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    TrainerCallback,
+    default_data_collator,
+)
+
+from headdynamics.losses import cross_entropy
+
+#: batches of 3 share 13 and 11 examples out of 23: no multiple of anything
+UNEVEN = tiny.QUIET | {"examples": 13, "score_examples": 11, "batch_size": 3, "every": 2}
+SAVED = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "no", "per_device_eval_batch_size": 3}
+
+
+def uneven(made):
+    """The trainer, with 23 examples to evaluate on."""
+    made.eval_dataset = made.eval_dataset[:23]
+    return made
+
+
+def ddp(folder, watch, **changes):
+    """Accumulation of 2, the last of an epoch smaller; checkpointed layers."""
+    return uneven(tiny.trainer(folder, watch, gradient_checkpointing=True, **SAVED | changes))
+
+
+def bf16(folder, watch):
+    return uneven(tiny.trainer(folder, watch, metrics=None, bf16=True, **SAVED))
+
+
+def compiled(folder, watch):
+    """By dynamo alone: what a backend makes of its graphs is not ours."""
+    return uneven(tiny.trainer(folder, watch, torch_compile_backend="eager", num_train_epochs=1, **SAVED))
+
+
+def padded(rows):
+    """As long as the longest of them: one batch's predictions are wider than another's."""
+    longest = max(len(row["input_ids"]) for row in rows)
+    fill = {"input_ids": 0, "attention_mask": 0, "labels": -100}
+    return {
+        name: torch.tensor([row[name] + [value] * (longest - len(row[name])) for row in rows])
+        for name, value in fill.items()
+    }
+
+
+def words(prediction):
+    """compute_metrics: right next tokens, of those that are none."""
+    right = prediction.predictions[:, :-1].argmax(-1) == prediction.label_ids[:, 1:]
+    counted = prediction.label_ids[:, 1:] != -100
+    return {"accuracy": float((right & counted).sum() / counted.sum()), "width": float(prediction.predictions.shape[1])}
+
+
+def language(folder, watch, reduce=None):
+    """Sentences of 2 to 8 tokens; `watch` may be a callback alone, which has a loop of its own."""
+    made = tiny.trainer(folder, None, lm=True, **SAVED | {"eval_strategy": "epoch"})
+    made.data_collator, made.compute_metrics, lengths = padded, words, random.Random(2)
+    made.eval_dataset = [
+        {name: row[name][:n] for name in ("input_ids", "attention_mask", "labels")}
+        for row, n in ((row, lengths.randint(2, 8)) for row in made.eval_dataset[:23])
+    ]
+    made.preprocess_logits_for_metrics = reduce
+    if isinstance(watch, tuple):
+        made.watch = attach(made, watch[1], **watch[-1])
+    elif watch is not None:
+        made.add_callback(watch)
+    return made
+
+
+def reduced(folder, watch):
+    """`preprocess_logits_for_metrics` makes the logits half as large, in one direction that the metric does not see."""
+    return language(folder, watch, lambda logits, labels: logits * 0.5)
+
+
+def mean_token(prediction):
+    return {"mean": float(prediction.predictions.mean())}
+
+
+def generated(folder, watch):
+    """Beam search within the score."""
+    tiny.set_seed(4)
+    sizes = {"encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8, "vocab_size": 20}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "d_model": 8, "max_position_embeddings": 16}
+    ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+    args = Seq2SeqTrainingArguments(
+        str(folder), predict_with_generate=True, generation_max_length=7, generation_num_beams=2, num_train_epochs=2,
+        save_strategy="epoch", report_to="none", use_cpu=True, disable_tqdm=True, logging_steps=1,
+    )  # fmt: skip
+    data = [{k: v for k, v in row.items() if k != "unused"} for row in tiny.sentences(17, 2, lm=True)]
+    model = BartForConditionalGeneration(BartConfig(**sizes, **heads, **ids))
+    made = Seq2SeqTrainer(model, args, default_data_collator, data, data, compute_metrics=mean_token)
+    made.noted = []
+    if watch is not None:
+        attach(made, watch[1], **watch[-1])
+    return made
+
+
+def online(folder, watch):
+    """No step changes the model, nor does dropout: a window is the importance of its examples."""
+    still = tiny.bert(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    made = tiny.trainer(folder, watch, model=still, learning_rate=0.0, num_train_epochs=1, save_strategy="no")
+    made.train_dataset = made.train_dataset[:32]
+    return made
+
+
+def fsdp(folder, watch, version=2):
+    """accelerate has no FSDP for CPUs and trains without; so it is told that these are something else."""
+    made = uneven(tiny.trainer(folder, None, **SAVED | {"save_strategy": "no"}))
+    plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=version, auto_wrap_policy="transformer_based_wrap", transformer_cls_names_to_wrap=["BertLayer"]
+    )
+    for state in (AcceleratorState._shared_state, PartialState._shared_state):
+        state.update(distributed_type=DistributedType.FSDP, fsdp_plugin=plugin)
+    made.is_fsdp_enabled = True
+    if watch is not None:
+        made.watch = attach(made, watch[1], **watch[-1])
+    return made
+
+
+CASES = {
+    "ddp": (ddp, {"online": True, "online_window": 3}),
+    "bf16": (bf16, {}),
+    "compiled": (compiled, {}),
+    "language": (language, {"score": "accuracy"}),
+    "callback": (language, {"score": "accuracy", "compute_metrics": words}),
+    "loss": (reduced, {"score": "eval_loss"}),
+    "generated": (generated, {"score": "mean", "every": "epoch"}),
+    "online": (online, {"online": True, "online_window": 2, "every": None}),
+    "fsdp": (fsdp, {"save_weights": True}),
+}
+
+
+def options(case):
+    return UNEVEN | CASES[case][1]
+
+
+def compare(folder, case):
+    """Train without the instrument and with it; whether this process is left with the same bits, and what it saw."""
+    make = CASES[case][0]
+    left = []
+    for watched in (False, True):
+        path = folder / f"{case}.h5"
+        watch = HeadDynamicsCallback(path, **options(case)) if case == "callback" else ("attach", path, options(case))
+        made = make(folder / case / str(watched), watch if watched else None)
+        made.train()
+        left.append(tiny.left(made))
+    whole = [{name: getattr(p, "full_tensor", lambda p=p: p)() for name, p in one.pop("weights").items()} for one in left]
+    optimizers = [local(one.pop("optimizer")) for one in left]
+    return {
+        "same": tiny.same(whole[0], whole[1]) and tiny.same(*optimizers) and tiny.same(*left),
+        "kind": type(made.model).__name__,
+        "wrapped": type(made.model_wrapped).__name__,
+    }
+
+
+def local(state):
+    """An optimizer's state with each shard as a tensor."""
+    if isinstance(state, dict):
+        return {name: local(value) for name, value in state.items()}
+    return state.to_local() if hasattr(state, "to_local") else state
+
+
+class Sometimes:
+    """cross_entropy that fails from the n-th of its calls on, on rank 1 alone."""
+
+    def __init__(self, first, last):
+        self.bad, self.calls = range(first, last), 0
+
+    def __call__(self, model, batch):
+        """[B]."""
+        self.calls += 1
+        if dist.get_rank() == 1 and self.calls in self.bad:
+            raise ValueError("broken here")
+        return cross_entropy(model, batch)
+
+
+def failing(folder):
+    """Trainings in which something fails on rank 1 alone; each is to end, with or without rows."""
+    found = {}
+    for case, more in {
+        "a snapshot": {"loss": Sometimes(5, 7)},
+        "attaching": {"compute_metrics": lambda prediction: 1 / 0 if dist.get_rank() else {"accuracy": 0.5}},
+        "data": {"eval_dataset": tiny.sentences(23, 2 + dist.get_rank())},
+        "online": {"online": True, "online_window": 2},
+    }.items():
+        path = folder / "failing" / f"{case}.h5"
+        made = ddp(folder / "failing" / "out", ("attach", path, UNEVEN | {"strict": False} | more), save_strategy="no")
+        if case == "online" and dist.get_rank() == 1:
+            made.add_callback(Deaf(made.watch))
+        made.train()
+        found[case] = made.state.global_step, made.watch.off
+    return found
+
+
+class Deaf(TrainerCallback):
+    """Breaks what listens to the steps, at the first."""
+
+    def __init__(self, watch):
+        self.watch = watch
+
+    def on_step_begin(self, args, state, control, **seen):
+        if state.global_step == 0:
+            self.watch.online.online._source = None
+
+
+if __name__ == "__main__":
+    folder, cases = Path(sys.argv[1]), sys.argv[2:]
+    found = {case: failing(folder) if case == "failing" else compare(folder, case) for case in cases}
+    (folder / f"result-{os.environ['RANK']}").write_bytes(pickle.dumps(found))
+    dist.destroy_process_group()
