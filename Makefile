@@ -3,6 +3,7 @@
 # make results   the paper's tables and figures again, from real runs: two hours (results/README.md)
 # make bench   what looking costs: every benchmark, into benchmarks/results.md, about 15 minutes on 2 quiet cores
 # make coverage  which of transformers' model types it works on (docs/coverage.md)
+# make matrix  the tests on other versions of Python, fairseq, transformers and torch (docs/versions.md)
 # Every target sets up .venv by itself, once; python3 must be 3.11 or 3.12 (PYTHON=python3.12 make test).
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ EPOCHS ?= 3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test bench coverage lint setup clean
+.PHONY: demo test bench coverage matrix lint setup clean
 
 demo: setup
 	$(BIN)/python examples/demo.py --epochs $(EPOCHS) $(if $(FRESH),--fresh)
@@ -26,6 +27,9 @@ results: setup
 
 coverage: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.coverage $(FAMILIES)
+
+matrix: setup
+	$(BIN)/python -m tests.matrix $(if $(CELLS),--cells '$(CELLS)') $(if $(TESTS),--tests '$(TESTS)') $(if $(FRESH),--fresh)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import BaseTorchFunctionMode
 
 from .heads import Attention, Heads, HeadsError
 from .stillness import eager
@@ -140,6 +141,8 @@ def slow_paths(heads: Heads | None = None) -> Iterator[None]:
         if mha is not None:
             stack.callback(mha.set_fastpath_enabled, mha.get_fastpath_enabled())
             mha.set_fastpath_enabled(False)
+        else:  # under a mode of functions, any, torch takes no fused path
+            stack.enter_context(BaseTorchFunctionMode())
         layers: dict[int, Any] = {id(block.parent): block.parent for block in heads.blocks} if heads else {}
         for layer in layers.values():
             if layer is not None and hasattr(layer, "can_use_fastpath"):

@@ -33,6 +33,7 @@ from .replay import Tail
 
 UNCHANGING = (type(None), bool, int, float, complex, str, torch.dtype, torch.device, torch.Size)
 MOST_CALLS = 32  # of one module: shared layers come to a dozen, generation without a cache to thousands
+compiling = getattr(torch.compiler, "is_compiling", None) or torch._utils.is_compiling  # the former since torch 2.3
 
 
 @dataclass
@@ -143,7 +144,7 @@ class Remembering:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The remembered output where it is known, else that of the module."""
-        if torch.compiler.is_compiling():
+        if compiling():
             return self.forward(*args, **kwargs)
         memory, inputs = self.memory, (args, tuple(kwargs.items()))
         calls = len(memory.calls.get(self.module, []))

@@ -279,6 +279,9 @@ IMAGES = {
     "labels": CLASSES,
 }
 
+OLD = hf.__version__.startswith("4.")
+VIT = "vit.encoder.layer.{}.attention.output.dense" if OLD else "vit.layers.{}.attention.o_proj"
+
 CASES = {
     case.name: case
     for case in (
@@ -296,7 +299,7 @@ CASES = {
              _pairs("model.encoder.layers.{}.self_attn.out_proj", "model.decoder.layers.{}.self_attn.out_proj",
                     "model.decoder.layers.{}.encoder_attn.out_proj"),
              hf_logits, translation_loss, alone, hf_generate),
-        Case("vit", vit, IMAGES, _stack("vit.layers.{}.attention.o_proj", "encoder"), hf_logits, class_loss, alone),
+        Case("vit", vit, IMAGES, _stack(VIT, "encoder"), hf_logits, class_loss, alone),
         Case("fairseq", fairseq, FAIRSEQ_BATCH,
              _pairs("encoder.layers.{}.self_attn.out_proj", "decoder.layers.{}.self_attn.out_proj",
                     "decoder.layers.{}.encoder_attn.out_proj"),

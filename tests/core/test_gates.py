@@ -188,12 +188,19 @@ def test_rows_that_do_not_fit_are_refused():
             forward(case, model, False, False)
 
 
+def fast():
+    """Whether torch may take its fused path; before 2.3 it has no switch, and asks for any function mode."""
+    if hasattr(torch.backends, "mha"):
+        return torch.backends.mha.get_fastpath_enabled()
+    return not torch.overrides.has_torch_function((torch.ones(1),))
+
+
 def state(model):
     """Everything a context could leave behind, by identity."""
     hooks = "_forward_hooks _forward_pre_hooks _backward_hooks _forward_hooks_with_kwargs".split()
     hooks += "_forward_pre_hooks_with_kwargs _forward_hooks_always_called".split()
     return [
-        torch.backends.mha.get_fastpath_enabled(),
+        fast(),
         torch.nn.functional.linear,
         [(name, id(module)) for name, module in model.named_modules()],
         [(name, id(parameter)) for name, parameter in model.named_parameters()],
@@ -225,7 +232,7 @@ def interrupted(case, model, heads, context, where, monkeypatch):
             patch.setattr(torch.nn.functional, "linear", lambda x, w, b: trap.get(id(w), linear)(x, w, b))
         elif where in spots:
             patch.setattr(spots[where], "forward", boom)
-        assert not torch.backends.mha.get_fastpath_enabled()
+        assert not fast()
         case.logits(model, case.batch)
         if where == "body":
             boom()
@@ -237,7 +244,8 @@ def interrupted(case, model, heads, context, where, monkeypatch):
 def test_nothing_is_left_behind(case, where, gates, monkeypatch):
     model = case.build()
     heads = hd.find_heads(model)
-    torch.backends.mha.set_fastpath_enabled(True)
+    if hasattr(torch.backends, "mha"):
+        torch.backends.mha.set_fastpath_enabled(True)
     before = state(model)
     with contextlib.nullcontext() if where == "nowhere" else pytest.raises(Boom):
         interrupted(case, model, heads, gates(heads), where, monkeypatch)
