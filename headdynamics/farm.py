@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ import torch
 from .curve import Curve
 from .observer import Observer
 from .pieces import Answer, Bench, Failed, Flow, curves_apart, taken_apart
-from .snapshot import OK, Snapshot
+from .snapshot import Snapshot, status_of
 from .turns import Job, Task, Waiting
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ class Farm:
                 taken = Snapshot(job.update, one.epoch, job.seconds, job.result.why, checkpoint=one.path)
             else:
                 found, curves, ablations, knees = job.result
-                taken = Snapshot(job.update, one.epoch, job.seconds, OK, found, curves, one.path, ablations, knees)
+                taken = Snapshot(job.update, one.epoch, job.seconds, status_of(found), found, curves, one.path, ablations, knees)
                 logger.info("update %d: %d pieces, %.1f s of work", job.update, job.pieces, job.seconds)
             observer.record(taken)
 
@@ -216,6 +217,12 @@ def _ray() -> Any:
 
 
 def _connect(ray: Any, address: str) -> None:
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdigit():  # ray itself tries for minutes
+        try:
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except OSError as error:
+            raise ValueError(f"no Ray cluster at {address}: {error}") from error
     here = {"include_dashboard": False} if address == "local" else {}
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, **here)
