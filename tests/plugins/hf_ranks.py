@@ -7,6 +7,7 @@ import os
 import pickle
 import random
 import sys
+from functools import partial
 from pathlib import Path
 
 import hf_tiny as tiny
@@ -43,6 +44,7 @@ def ddp(folder, watch, **changes):
 
 
 def bf16(folder, watch):
+    """Without metrics: the score is the Trainer's `eval_loss`."""
     return uneven(tiny.trainer(folder, watch, metrics=None, bf16=True, **SAVED))
 
 
@@ -68,7 +70,7 @@ def words(prediction):
     return {"accuracy": float((right & counted).sum() / counted.sum()), "width": float(prediction.predictions.shape[1])}
 
 
-def language(folder, watch, reduce=None):
+def language(folder, watch):
     """Sentences of 2 to 8 tokens; `watch` may be a callback alone, which has a loop of its own."""
     made = tiny.trainer(folder, None, lm=True, **SAVED | {"eval_strategy": "epoch"})
     made.data_collator, made.compute_metrics, lengths = padded, words, random.Random(2)
@@ -76,17 +78,12 @@ def language(folder, watch, reduce=None):
         {name: row[name][:n] for name in ("input_ids", "attention_mask", "labels")}
         for row, n in ((row, lengths.randint(2, 8)) for row in made.eval_dataset[:23])
     ]
-    made.preprocess_logits_for_metrics = reduce
     if isinstance(watch, tuple):
+        made.preprocess_logits_for_metrics = lambda logits, labels: logits[..., :-1]  # the last token is never right
         made.watch = attach(made, watch[1], **watch[-1])
     elif watch is not None:
         made.add_callback(watch)
     return made
-
-
-def reduced(folder, watch):
-    """`preprocess_logits_for_metrics` makes the logits half as large, in one direction that the metric does not see."""
-    return language(folder, watch, lambda logits, labels: logits * 0.5)
 
 
 def mean_token(prediction):
@@ -121,29 +118,43 @@ def online(folder, watch):
 
 
 def fsdp(folder, watch, version=2):
-    """accelerate has no FSDP for CPUs and trains without; so it is told that these are something else."""
-    made = uneven(tiny.trainer(folder, None, **SAVED | {"save_strategy": "no"}))
+    """accelerate has no FSDP for CPUs and trains without; so it is told that there are others."""
+    made = uneven(tiny.trainer(folder, None, metrics=None, **SAVED | {"save_strategy": "no"}))
+    how = {"sharding_strategy": "FULL_SHARD", "sync_module_states": False} if version == 1 else {}
     plugin = FullyShardedDataParallelPlugin(
-        fsdp_version=version, auto_wrap_policy="transformer_based_wrap", transformer_cls_names_to_wrap=["BertLayer"]
+        version, **how, auto_wrap_policy="transformer_based_wrap", transformer_cls_names_to_wrap=["BertLayer"]
     )
     for state in (AcceleratorState._shared_state, PartialState._shared_state):
-        state.update(distributed_type=DistributedType.FSDP, fsdp_plugin=plugin)
+        state.update(distributed_type=DistributedType.FSDP, fsdp_plugin=plugin, device=torch.device("cpu"))
     made.is_fsdp_enabled = True
     if watch is not None:
         made.watch = attach(made, watch[1], **watch[-1])
     return made
 
 
+def zero(folder, watch, stage):
+    """DeepSpeed; its checkpoints hold whole weights."""
+    settings = {
+        "zero_optimization": {"stage": stage, "stage3_gather_16bit_weights_on_model_save": True},
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+    }
+    automatic = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+    settings |= dict.fromkeys(automatic, "auto")
+    return uneven(tiny.trainer(folder, watch, deepspeed=settings, save_only_model=True, **SAVED))
+
+
 CASES = {
-    "ddp": (ddp, {"online": True, "online_window": 3}),
-    "bf16": (bf16, {}),
+    "ddp": (ddp, {}),
+    "bf16": (bf16, {"score": "eval_loss"}),
     "compiled": (compiled, {}),
     "language": (language, {"score": "accuracy"}),
     "callback": (language, {"score": "accuracy", "compute_metrics": words}),
-    "loss": (reduced, {"score": "eval_loss"}),
     "generated": (generated, {"score": "mean", "every": "epoch"}),
     "online": (online, {"online": True, "online_window": 2, "every": None}),
     "fsdp": (fsdp, {"save_weights": True}),
+    "fsdp1": (partial(fsdp, version=1), {"save_weights": True}),
+    **{f"zero{stage}": (partial(zero, stage=stage), {}) for stage in (1, 2, 3)},
 }
 
 
@@ -152,26 +163,28 @@ def options(case):
 
 
 def compare(folder, case):
-    """Train without the instrument and with it; whether this process is left with the same bits, and what it saw."""
-    make = CASES[case][0]
-    left = []
+    """Train without the instrument and with it: whether this process is left with the same bits, and with what."""
+    found = []
     for watched in (False, True):
         path = folder / f"{case}.h5"
         watch = HeadDynamicsCallback(path, **options(case)) if case == "callback" else ("attach", path, options(case))
-        made = make(folder / case / str(watched), watch if watched else None)
+        made = CASES[case][0](folder / case / str(watched), watch if watched else None)
         made.train()
-        left.append(tiny.left(made))
-    whole = [{name: getattr(p, "full_tensor", lambda p=p: p)() for name, p in one.pop("weights").items()} for one in left]
-    optimizers = [local(one.pop("optimizer")) for one in left]
-    return {
-        "same": tiny.same(whole[0], whole[1]) and tiny.same(*optimizers) and tiny.same(*left),
-        "kind": type(made.model).__name__,
-        "wrapped": type(made.model_wrapped).__name__,
-    }
+        found.append(left(made))
+    return {"same": tiny.same(*found), "engine": type(made.model_wrapped).__name__}
+
+
+def left(made):
+    """What a training leaves: shards of weights and of the optimizer as they lie here, the log, the data."""
+    weights = {name: getattr(p, "ds_tensor", p).detach().clone() for name, p in made.model.named_parameters()}
+    if hasattr(made.model_wrapped, "zero_optimization"):  # its optimizer's states are no tensors of the model's
+        made.optimizer = torch.optim.SGD(made.model.parameters())
+    found = tiny.left(made)
+    return {**found, "weights": local(weights), "optimizer": local(found["optimizer"])}
 
 
 def local(state):
-    """An optimizer's state with each shard as a tensor."""
+    """Each shard as a tensor."""
     if isinstance(state, dict):
         return {name: local(value) for name, value in state.items()}
     return state.to_local() if hasattr(state, "to_local") else state
@@ -201,7 +214,7 @@ def failing(folder):
         "online": {"online": True, "online_window": 2},
     }.items():
         path = folder / "failing" / f"{case}.h5"
-        made = ddp(folder / "failing" / "out", ("attach", path, UNEVEN | {"strict": False} | more), save_strategy="no")
+        made = ddp(folder / "failing" / case, ("attach", path, UNEVEN | {"strict": False} | more), save_strategy="no")
         if case == "online" and dist.get_rank() == 1:
             made.add_callback(Deaf(made.watch))
         made.train()
