@@ -37,6 +37,7 @@ setup(
         "hf": HF,
         "tensorboard": TENSORBOARD,
         "analysis": ANALYSIS,
+        "ray": ["ray>=2.9"],
         "dev": HF + TENSORBOARD + ANALYSIS + ["pytest>=8", "pytest-timeout", "ruff", "mypy", "sacrebleu>=2.3"],
     },
     entry_points={"console_scripts": ["headdynamics = headdynamics.__main__:main"]},

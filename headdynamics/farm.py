@@ -111,7 +111,9 @@ class Farm:
                 taken = Snapshot(job.update, one.epoch, job.seconds, job.result.why, checkpoint=one.path)
             else:
                 found, curves, ablations, knees = job.result
-                taken = Snapshot(job.update, one.epoch, job.seconds, status_of(found), found, curves, one.path, ablations, knees)
+                taken = Snapshot(
+                    job.update, one.epoch, job.seconds, status_of(found), found, curves, one.path, ablations, knees
+                )
                 logger.info("update %d: %d pieces, %.1f s of work", job.update, job.pieces, job.seconds)
             observer.record(taken)
 
@@ -183,7 +185,7 @@ class Farm:
         except self._ray.exceptions.RayTaskError as error:
             raise ValueError(f"a worker cannot be set up: {type(error.cause).__name__}: {error.cause}") from None
         except self._ray.exceptions.RayError as error:
-            answer = self._replaced(worker, str(error).splitlines()[0])
+            answer = self._replaced(worker, _line(error))
         else:
             self._free.append(worker)
             if worker.task is None:
@@ -206,6 +208,12 @@ class Farm:
             logger.warning("%s has other versions: %s", where, theirs["versions"])
         logger.info("worker: %s", where)
         self._stillborn = 0
+
+
+def _line(error: Exception) -> str:
+    """The line that says why, of the many that Ray gives: the first, or where a traceback follows it the last."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1 if "error raised" in lines[0] else 0]
 
 
 def _ray() -> Any:
