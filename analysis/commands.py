@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from headdynamics.analysis.program import Command, UsageError, check_picture, complain, console
@@ -44,8 +45,11 @@ def curves(args: argparse.Namespace) -> int:
 
     out = args.output or Path(f"{args.run.stem}-curves.png")
     check_picture(out)
-    draw_pruning(load_run(args.run).with_curve()).savefig(out, dpi=150)
+    run = load_run(args.run).with_curve()
+    draw_pruning(run).savefig(out, dpi=150)
     print(out)
+    if run.failures:
+        print(f"{len(run.failures)} snapshots failed and are left out: see headdynamics show", file=sys.stderr)
     return 0
 
 

@@ -34,6 +34,8 @@ def reading(found: Correlation) -> str:
 def sentence(name: str, r: Correlation) -> str:
     """Pearson's r over some heads in words, and whether noise or a difference holds it down."""
     says = reading(r)
+    if not np.isfinite(r.value):
+        return f"{name}: Pearson's r is not defined: one side has the same number for every head."
     start = f"{name}: Pearson r = {r.value:.2f} (95%: {r.low:.2f} to {r.high:.2f})"
     if says == UNKNOWN:
         return f"{start}; how much of its distance from 1 is noise is not known."

@@ -54,7 +54,7 @@ def _table(found: Comparison, group: Group) -> Table:
             escape(_name(one.name, group) + draws * (one.name == RANDOM)),
             _number(one.area),
             _number(one.stderr),
-            f"{one.area / found.score:.1%}" if share else f"{one.area - found.score:+.4g}",
+            _share(one.area / found.score) if share else _number(one.area - found.score, "+"),
             "" if base else _number(one.difference, "+"),
             "" if base or np.isnan(one.low) else _interval(one),
             one.verdict,
@@ -73,6 +73,10 @@ def _name(order: str, group: Group) -> str:
 
 def _interval(one: Standing) -> str:
     return f"{_number(one.low, '+')} to {_number(one.high, '+')}"
+
+
+def _share(value: float) -> str:
+    return f"{value:.1%}" if np.isfinite(value) else "-"
 
 
 def _number(value: float, sign: str = "") -> str:

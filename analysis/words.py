@@ -47,6 +47,8 @@ def explain(
         return f"{who}: too few heads to tell ({heads}; at least {v.MIN_HEADS} are needed)."
     if verdict == v.FEW_SNAPSHOTS:
         return f"{who}: too few snapshots to tell ({count} usable; at least {v.MIN_SNAPSHOTS} are needed)."
+    if verdict == v.NOISY and not np.isfinite(found.ceiling[-1]):
+        return f"{who}: too few examples to tell how much of a ranking is noise: use more examples."
     if verdict == v.NOISY:
         return (
             f"{who}: too noisy to tell. Even at the last snapshot, rankings from two halves of the examples agree "

@@ -36,7 +36,7 @@ from .record.recording import Recording
 from .scores import BatchScore, Score, mean_loss
 from .signature import scored_examples, signature
 from .situation import Situation
-from .snapshot import OK, Run, Snapshot
+from .snapshot import Run, Snapshot, status_of
 from .stillness import still
 
 logger = logging.getLogger("headdynamics")
@@ -99,10 +99,11 @@ class Observer:
         self.score: Any = score or mean_loss(batches, loss)
         self.strict, self.still_too, self.online = strict, tuple(still_too), online
         with ranks.together(), still(self.model, *self.still_too):
-            probe = next(iter(batches), None)
+            probe = _first(batches)
             self.heads = heads or find_heads(self.model, probe if isinstance(probe, Mapping) else None)
             check_orders(plan.orders, self.heads)
             settings, scored = {**plan.settings(), **(settings or {})}, scored_examples(self.score)
+            _first(batches if scored is None else scored)
             signed = signature(self.model, self.heads, batches, settings, scored, _beside(plan, online))
             ranks.agree(_drawn(signed, batches, scored), "examples or settings: give each the same evaluation data")
         self.run = Run(
@@ -142,7 +143,8 @@ class Observer:
             raise ValueError("say where training stands: snapshot(update=...) or snapshot(epoch=...)")
         update = int(epoch or 0) if update is None else update
         epoch = float("nan") if epoch is None else float(epoch)
-        with self.budget.visit() if self.budget else contextlib.nullcontext():
+        visit = self.budget.visit() if self.budget else contextlib.nullcontext()
+        with visit, np.errstate(invalid="ignore", over="ignore"):  # of a model that diverged the row's status tells
             taken = self._visit(update, epoch, checkpoint, load)
             self.record(taken)
         return taken
@@ -160,7 +162,7 @@ class Observer:
                     load(self.model)
             found, curves, ablations, knees = self.halving.tried(self._measure)
             seconds = time.perf_counter() - began
-            taken = Snapshot(update, epoch, seconds, OK, found, curves, checkpoint, ablations, knees)
+            taken = Snapshot(update, epoch, seconds, status_of(found), found, curves, checkpoint, ablations, knees)
         except Exception as error:
             if self.strict:
                 raise
@@ -195,7 +197,8 @@ class Observer:
 
     def _warn_of_nan(self, taken: Snapshot) -> None:
         loss = taken.importance.loss if taken.importance else 0.0
-        if taken.status == OK and self.ranks.writes and (math.isnan(taken.score) or math.isnan(loss)):
+        lacks = taken.importance is not None and (math.isnan(taken.score) or not math.isfinite(loss))
+        if lacks and self.ranks.writes:
             logger.warning(
                 "headdynamics: update %d has loss %g and %s %g; NaN is recorded as missing. Mostly it means that "
                 "training diverged, or that a metric is undefined on these few examples",
@@ -209,6 +212,12 @@ class Observer:
 
 def _ready(batches: Any, plan: Plan, ranks: Ranks) -> Any:
     return shared_out(batches if plan.budget is None else in_parts(batches), ranks)
+
+
+def _first(batches: Iterable[Any]) -> Any:
+    for batch in batches:
+        return batch
+    raise ValueError("there are no examples to measure on: the batches are empty; give a list or a loader of some")
 
 
 def _drawn(signed: Mapping[str, Any], *examples: Any) -> tuple[Any, ...]:

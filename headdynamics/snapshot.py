@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,9 +25,17 @@ from .knee import Knee
 OK = "ok"
 
 
+def status_of(found: Importance) -> str:
+    """`ok`, or why these numbers are not to be used: an example's loss is NaN or infinite, so no mean is a number."""
+    return OK if math.isfinite(found.loss) else f"not finite: the mean loss is {found.loss:g}"
+
+
 @dataclass(frozen=True)
 class Snapshot:
-    """What one visit measured. A failed visit has a `status` that says why, and no measurements."""
+    """What one visit measured. A failed visit has a `status` that says why, and no measurements.
+
+    Where the model's own loss is not finite the `status` says so, and what was measured is kept.
+    """
 
     update: int  # the key: optimizer steps done
     epoch: float  # epochs done

@@ -57,6 +57,8 @@ class Examples(DataLoaderStateMixin):
             np.random.seed(seed)
             torch.manual_seed(seed)
             found = drawn(dataset, size, seed)
+            if not found:
+                raise ValueError("the evaluation data has no examples: give eval_dataset=... with some")
             order = np.random.default_rng(seed).permutation(len(found)) if nested else range(len(found))
             self._drawn = [found[i] for i in order]
             self.sizes = nested_sizes(len(found), batch_size) if nested else (len(found),)
