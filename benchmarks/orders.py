@@ -57,7 +57,8 @@ class Work:
 def translation(checkpoint: Path, folder: Path, examples: int, scored: int) -> Work:
     """A fairseq model with its own criterion; scored by the loss a target token, in bits."""
     from fairseq import checkpoint_utils
-    from headdynamics.plugins.fairseq_measures import CriterionLoss, make_score, token_positions
+    from headdynamics.plugins.fairseq_losses import CriterionLoss, token_positions
+    from headdynamics.plugins.fairseq_measures import make_score
     from headdynamics.plugins.fairseq_trainer import allow_fairseq_checkpoints
 
     allow_fairseq_checkpoints()
@@ -75,7 +76,7 @@ def translation(checkpoint: Path, folder: Path, examples: int, scored: int) -> W
 
     trainer = types.SimpleNamespace(get_criterion=lambda: criterion)
     score = make_score("nll_loss", trainer, draw("test", scored), pad)
-    return Work(models[0], draw("valid", examples), CriterionLoss(criterion, pad), token_positions(pad), [score])
+    return Work(models[0], draw("valid", examples), CriterionLoss(criterion, pad), token_positions(task), [score])
 
 
 def sentiment(checkpoint: Path, folder: Path, examples: int, scored: int) -> Work:

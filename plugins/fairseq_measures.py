@@ -1,4 +1,4 @@
-"""What is measured on a fairseq task: its examples, its criterion's loss per example, its scores."""
+"""What is measured on a fairseq task: its examples, its scores."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from headdynamics.ranks import each
 from headdynamics.scores import BatchScore, Score, ratio
 from headdynamics.signature import fingerprint
 
+from .fairseq_losses import per_example, unreduced
 from .sacrebleu_scores import corpus_metric
 
 BITS = float(np.log(2))  # fairseq reports losses in bits
@@ -45,6 +46,7 @@ class Examples:
     def __init__(self, trainer: Any, subset: str, n: int, seed: int, nested: bool = False) -> None:
         self._trainer = trainer
         dataset = _dataset(trainer.task, subset)
+        getattr(dataset, "set_epoch", lambda epoch: None)(1)  # masks are of an epoch; the trainer validates with these
         config = trainer.cfg
         with data_utils.numpy_seed(config.common.seed + 1):
             indices = dataset.ordered_indices()
@@ -100,50 +102,6 @@ def _positions(trainer: Any) -> Any:
     return utils.resolve_max_positions(trainer.task.max_positions(), trainer.get_model().max_positions())
 
 
-@dataclass(frozen=True)
-class CriterionLoss:
-    """The criterion's loss of each example, [B], in nats; `reduction` over its own target tokens: mean or sum."""
-
-    criterion: nn.Module
-    pad: int | None
-    reduction: str = "mean"
-
-    def __call__(self, model: nn.Module, sample: Mapping[str, Any]) -> torch.Tensor:
-        """Run criterion(model, sample, reduce=False) and sum by example."""
-        losses, counts = per_example(self.criterion(model, sample, reduce=False)[0], sample, self.pad)
-        return losses / counts.clamp(min=1) if self.reduction == "mean" else losses
-
-
-def per_example(losses: torch.Tensor, sample: Mapping[str, Any], pad: int | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """(sum of an example's losses [B], its target tokens [B]) from what a criterion returns unreduced.
-
-    Criterions return a loss a target position, or one a counted position, or, whatever one asks, the sum over
-    the batch; its gradient by an example's gate is then that example's own, and its value is shared out evenly.
-    """
-    target = sample["target"]
-    rows = len(target)
-    real = target.ne(pad) if pad is not None and target.dim() > 1 else torch.ones_like(target, dtype=torch.bool)
-    real = real.reshape(rows, -1)
-    counts = real.sum(1)
-    losses = losses.reshape(-1)
-    losses = losses.to(torch.promote_types(losses.dtype, torch.float32))
-    if losses.numel() == real.numel():
-        return losses.view(rows, -1).sum(1), counts
-    if losses.numel() == int(counts.sum()):  # masked_lm: the masked positions alone
-        return losses.new_zeros(real.shape).masked_scatter(real, losses).sum(1), counts
-    return losses.sum().expand(rows) / rows, torch.ones_like(counts)
-
-
-def token_positions(pad: int) -> Any:
-    """Real tokens, for the `token` estimator: of the source for encoder heads, of the target for the others."""
-
-    def positions(sample: Mapping[str, Any], kind: str) -> torch.Tensor | None:
-        tokens = sample["net_input"].get("src_tokens") if kind == "encoder" else sample.get("target")
-        return tokens.ne(pad) if tokens is not None and tokens.dim() == 2 else None
-
-    return positions
-
-
 def make_score(name: str, trainer: Any, batches: Examples, pad: int | None) -> Score:
     """The score called `name`: per example for losses, BLEU and chrF, else any that the task reports."""
     if name in CRITERION_SCORES:
@@ -172,11 +130,12 @@ def _criterion_score(name: str, trainer: Any, batches: Examples, pad: int | None
     by_sentence = bool(getattr(criterion, "sentence_avg", False))
 
     def measure(model: nn.Module, sample: Mapping[str, Any]) -> np.ndarray:
-        unreduced, _, log = criterion(model, sample, reduce=False)
-        losses, counts = per_example(unreduced, sample, pad)
-        nll = log.get("nll_loss", unreduced)
+        found, whole, log = unreduced(criterion, model, sample)
+        losses, counts = per_example(found, sample, pad)
+        nll = log.get("nll_loss", found)
         nll = per_example(torch.as_tensor(nll), sample, pad)[0] if torch.is_tensor(nll) else losses
-        size = torch.ones_like(counts) if by_sentence else counts
+        size = (torch.ones_like(counts) if by_sentence else counts).double()
+        size *= float(whole) / size.sum().clamp(min=1)  # of a sum that is shared out, too
         return np.stack([x.double().cpu().numpy() for x in (losses, nll, counts, size)], 1)
 
     return BatchScore(name, False, batches, measure, CRITERION_SCORES[name])

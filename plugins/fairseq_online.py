@@ -20,7 +20,7 @@ from torch import nn
 from headdynamics.online import RELATIVE, Online
 from headdynamics.ranks import Ranks
 
-from .fairseq_measures import per_example
+from .fairseq_losses import counted, padding, per_example, unreduced
 from .fairseq_options import HeadDynamicsOptions
 
 logger = logging.getLogger("headdynamics")
@@ -47,9 +47,7 @@ class FairseqOnline:
 
     def __init__(self, online: Online, trainer: Any, reduction: str) -> None:
         self.online, self.task, self.criterion = online, trainer.task, trainer.get_criterion()
-        dictionary = getattr(self.task, "target_dictionary", None) or getattr(self.task, "source_dictionary", None)
-        self.pad = dictionary.pad() if dictionary is not None else None
-        self.by_token = reduction == "mean"
+        self.pad, self.by_token = padding(self.task), reduction == "mean"
         self._sample: Mapping[str, Any] | None = None  # of the criterion's last pass
         self._outer: torch.Tensor | None = None  # the gradient that reached its loss
 
@@ -57,7 +55,7 @@ class FairseqOnline:
         """Learn from a sample how the criterion adds up its losses, then listen; call it inside `still`."""
         with self.online.forgiven(), torch.no_grad():
             targets = self._counts(sample)
-            losses, counts = per_example(self.criterion(model, sample, reduce=False)[0], sample, self.pad)
+            losses, counts = per_example(unreduced(self.criterion, model, sample)[0], sample, self.pad)
             self.by_token = self.by_token and torch.equal(counts, targets)
             total, reduced = float(losses.sum()), float(self.criterion(model, sample)[0])
             if not abs(total - reduced) <= 0.01 * abs(total):
@@ -114,5 +112,4 @@ class FairseqOnline:
         target = sample.get("target")
         if target is None:
             raise ValueError(f"the samples of {type(self.task).__name__} have no target")
-        real = target.ne(self.pad) if self.pad is not None and target.dim() > 1 else torch.ones_like(target)
-        return real.reshape(len(target), -1).sum(1)
+        return counted(target, self.pad).reshape(len(target), -1).sum(1)

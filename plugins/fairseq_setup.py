@@ -12,7 +12,8 @@ from headdynamics.ranks import Ranks, shared_out
 from headdynamics.record import Recorder
 from headdynamics.schema import KNEE
 
-from .fairseq_measures import CriterionLoss, Examples, make_score, token_positions
+from .fairseq_losses import CriterionLoss, padding, token_positions
+from .fairseq_measures import Examples, make_score
 from .fairseq_options import HeadDynamicsOptions
 
 
@@ -53,9 +54,7 @@ def observe(
 ) -> Observer:
     """An observer of the trainer's model; call it inside `still` and `still_trainer`. `update`, `ranks`: see there."""
     began = time.perf_counter()
-    dictionary = getattr(trainer.task, "target_dictionary", None) or getattr(trainer.task, "source_dictionary", None)
-    pad = dictionary.pad() if dictionary is not None else None
-    nested = options.hd_budget != 0
+    pad, nested = padding(trainer.task), options.hd_budget != 0
     batches = Examples(trainer, options.hd_subset, options.hd_examples, options.hd_seed, nested)
     scored = Examples(trainer, options.hd_subset, options.hd_score_examples, options.hd_seed + 1, nested)
     score = make_score(options.hd_score, trainer, shared_out(scored, ranks or Ranks()), pad)
@@ -73,7 +72,7 @@ def observe(
         orders=options.hd_orders.split(","),
         ablations=options.hd_ablate.split(",") if options.hd_ablate else (),
         recorders=recorders,
-        positions=token_positions(pad) if pad is not None else (lambda sample, kind: None),
+        positions=token_positions(trainer.task),
         still_too=[trainer.get_criterion()],
         budget=None if update is None else options.hd_budget or None,  # backfill has no training to share
         ranks=ranks,

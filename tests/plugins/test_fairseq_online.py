@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from fairseq_tiny import checkpoint
-from headdynamics.plugins.fairseq_measures import CriterionLoss
+from headdynamics.plugins.fairseq_losses import CriterionLoss
 from headdynamics.plugins.fairseq_online import FairseqOnline
 from test_fairseq_resumed import assert_same, train_steps
 

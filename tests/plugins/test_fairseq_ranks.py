@@ -84,7 +84,7 @@ def test_the_numbers_are_a_single_process_s_to_the_bit(two, data, tmp_path):
     live = two[0] / "watched/headdynamics.h5"
     alone = backfilled(data, two[0] / "watched", tmp_path / "back.h5")
     with h5py.File(live) as file:
-        assert file["snapshots/n_importance"][:].tolist() == [30, 30] and file["snapshots/n_score"][0] == 20
+        assert file["snapshots/n_importance"][:].tolist() == [30, 30]
         assert file.attrs["metric"] == "accuracy" and (file["snapshots/score"][:] > 0).all()
     found, want = (content(path, "checkpoint") for path in (live, alone))
     online = {name for name in found if name.startswith("online/")} | {"window", "@signature"}

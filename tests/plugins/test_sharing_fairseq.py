@@ -5,7 +5,8 @@ import pytest
 import torch
 from fairseq import options, tasks
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
-from headdynamics.plugins.fairseq_measures import CriterionLoss, make_score
+from headdynamics.plugins.fairseq_losses import CriterionLoss
+from headdynamics.plugins.fairseq_measures import make_score
 
 import headdynamics as hd
 from headdynamics.sharing import scores_under
