@@ -1,6 +1,6 @@
 """Trainings of two processes, one after the other in the same ones; what became of them is written to FOLDER/result-R.
 
-torchrun --nproc_per_node 2 hf_ranks.py FOLDER CASE...
+torchrun --nproc_per_node 2 hf_ranks.py FOLDER CASE...     or by accelerate launch
 """
 
 import os
@@ -43,14 +43,10 @@ def ddp(folder, watch, **changes):
     return uneven(tiny.trainer(folder, watch, gradient_checkpointing=True, **SAVED | changes))
 
 
-def bf16(folder, watch):
-    """Without metrics: the score is the Trainer's `eval_loss`."""
-    return uneven(tiny.trainer(folder, watch, metrics=None, bf16=True, **SAVED))
-
-
 def compiled(folder, watch):
-    """By dynamo alone: what a backend makes of its graphs is not ours."""
-    return uneven(tiny.trainer(folder, watch, torch_compile_backend="eager", num_train_epochs=1, **SAVED))
+    """By dynamo alone, for what a backend makes of its graphs is not ours; and in bf16. The score is `eval_loss`."""
+    half = {"bf16": True, "torch_compile_backend": "eager", "num_train_epochs": 1, "save_steps": 1}
+    return uneven(tiny.trainer(folder, watch, metrics=None, **SAVED | half))
 
 
 def padded(rows):
@@ -117,9 +113,14 @@ def online(folder, watch):
     return made
 
 
+def plain(folder, watch):
+    """The score is accuracy, example by example."""
+    return uneven(tiny.trainer(folder, watch, metrics=None, **SAVED | {"save_strategy": "no"}))
+
+
 def fsdp(folder, watch, version=2):
     """accelerate has no FSDP for CPUs and trains without; so it is told that there are others."""
-    made = uneven(tiny.trainer(folder, None, metrics=None, **SAVED | {"save_strategy": "no"}))
+    made = plain(folder, None)
     how = {"sharding_strategy": "FULL_SHARD", "sync_module_states": False} if version == 1 else {}
     plugin = FullyShardedDataParallelPlugin(
         version, **how, auto_wrap_policy="transformer_based_wrap", transformer_cls_names_to_wrap=["BertLayer"]
@@ -146,8 +147,7 @@ def zero(folder, watch, stage):
 
 CASES = {
     "ddp": (ddp, {}),
-    "bf16": (bf16, {"score": "eval_loss"}),
-    "compiled": (compiled, {}),
+    "compiled": (compiled, {"score": "eval_loss"}),
     "language": (language, {"score": "accuracy"}),
     "callback": (language, {"score": "accuracy", "compute_metrics": words}),
     "generated": (generated, {"score": "mean", "every": "epoch"}),

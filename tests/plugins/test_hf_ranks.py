@@ -19,13 +19,13 @@ from run_content import content
 import headdynamics as hd
 
 TORCHRUN = ["torch.distributed.run", "--nproc_per_node", "2", "--master_port"]
+#: hands over to torchrun; what the flags leave out it would read from a file of the user's
 ACCELERATE = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
 ACCELERATE += ["--num_cpu_threads_per_process", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
 ACCELERATE += ["--main_process_port"]
 SHARDED = {"fsdp": "FSDPBertForSequenceClassification", "fsdp1": "FullyShardedDataParallel"}
 ENGINES = SHARDED | {"compiled": "OptimizedModule"}
-BY_TORCHRUN = ["ddp", "bf16", "compiled", "language", "callback", "generated"]
-BY_ACCELERATE = ["online", "failing", "fsdp", "fsdp1"]
+WHOLE = ["ddp", "compiled", "language", "callback", "generated"]
 ZERO = ["zero1", "zero2", "zero3"]
 
 
@@ -42,63 +42,43 @@ def launch(folder, launcher, cases):
 
 
 @pytest.fixture(scope="module")
-def torchrun(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("torchrun")
-    return folder, *launch(folder, TORCHRUN, BY_TORCHRUN)
+def trained(tmp_path_factory):
+    """Launched once, for that takes longer than the trainings."""
+    folder = tmp_path_factory.mktemp("ranks")
+    return folder, *launch(folder, ACCELERATE, [*WHOLE, "online", "failing", *SHARDED])
 
 
-@pytest.fixture(scope="module")
-def accelerated(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("accelerate")
-    return folder, *launch(folder, ACCELERATE, BY_ACCELERATE)
-
-
-def check(folder, ranks, case):
-    """The same bits on both ranks; the engine was the one that is meant; the run file is that of one process."""
+@pytest.mark.parametrize("case", [*WHOLE, *SHARDED])
+def test_the_same_bits_and_the_run_file_of_one_process(trained, case):
+    """Accumulation, checkpointed layers, dynamo and autocast, predictions of different widths, generation, FSDP."""
+    folder, ranks, _ = trained
     expected = {"same": True, "engine": ENGINES.get(case, "DistributedDataParallel")}
     assert [one[case] for one in ranks] == [expected] * 2
-    live, watched = folder / f"{case}.h5", folder / case / "True"
-    trained = hf_ranks.CASES[case][0](folder / "alone", None) if case not in SHARDED else fsdp_alone(folder)
-    trained.args.greater_is_better = None
+    live, saved = folder / f"{case}.h5", folder / case / "True"
+    make, without = hf_ranks.CASES[case][0], ()
+    if case in SHARDED:
+        make, saved, without = hf_ranks.plain, folder / f"{case}-weights", ("epoch",)
+    alone = make(folder / "alone", None)
+    torch.nn.init.normal_(next(alone.model.parameters()))
     updates = tiny.rows(live)["update"]
-    saved = folder / f"{case}-weights" if case in SHARDED else watched
-    torch.nn.init.normal_(next(trained.model.parameters()))
-    back = hd.backfill(trained, folder / f"{case}-back.h5", saved, only=updates, **hf_ranks.options(case))
-    without = ("epoch",) if case in SHARDED else ()
+    back = hd.backfill(alone, folder / f"{case}-back.h5", saved, only=updates, **hf_ranks.options(case))
     assert content(live, *without) == content(back, *without)
     assert len(updates) > 1 and set(tiny.rows(live)["status"]) == {"ok"}
-
-
-def fsdp_alone(folder):
-    return hf_ranks.uneven(tiny.trainer(folder / "alone", None, metrics=None, **hf_ranks.SAVED))
-
-
-@pytest.mark.parametrize("case", BY_TORCHRUN)
-def test_the_same_bits_and_the_run_file_of_one_process(torchrun, case):
-    """Accumulation, checkpointed layers, autocast, dynamo, predictions of different widths, generation."""
-    check(*torchrun[:2], case)
-
-
-@pytest.mark.parametrize("case", list(SHARDED))
-def test_sharded_models_are_measured_whole(accelerated, case):
-    """FSDP of both versions."""
-    check(*accelerated[:2], case)
 
 
 def test_deepspeed(tmp_path):
     """ZeRO of each stage."""
     pytest.importorskip("deepspeed", reason="DeepSpeed is not installed: pip install deepspeed")
-    ENGINES.update(dict.fromkeys(ZERO, "DeepSpeedEngine"))
     ranks, _ = launch(tmp_path, TORCHRUN, ZERO)
     for case in ZERO:
-        made = hf_ranks.uneven(tiny.trainer(tmp_path / "alone", None, **hf_ranks.SAVED))
         assert [one[case] for one in ranks] == [{"same": True, "engine": "DeepSpeedEngine"}] * 2
-        back = hd.backfill(made, tmp_path / f"{case}-back.h5", tmp_path / case / "True", **hf_ranks.options(case))
+        alone, back = hf_ranks.uneven(tiny.trainer(tmp_path / "alone", None, **hf_ranks.SAVED)), f"{case}-back.h5"
+        back = hd.backfill(alone, tmp_path / back, tmp_path / case / "True", **hf_ranks.options(case))
         assert content(tmp_path / f"{case}.h5") == content(back)
 
 
-def test_a_window_counts_the_examples_of_all_ranks(accelerated):
-    folder, ranks, _ = accelerated
+def test_a_window_counts_the_examples_of_all_ranks(trained):
+    folder, ranks, _ = trained
     assert all(one["online"]["same"] for one in ranks)
     model = tiny.bert(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     rows = [{k: v for k, v in row.items() if k != "unused"} for row in tiny.sentences(36, 1)[:32]]
@@ -109,9 +89,9 @@ def test_a_window_counts_the_examples_of_all_ranks(accelerated):
         np.testing.assert_allclose(file["online/signed"][0], expected.signed, rtol=1e-4, atol=1e-8)
 
 
-def test_what_fails_on_one_rank_leaves_none_waiting(accelerated):
+def test_what_fails_on_one_rank_leaves_none_waiting(trained):
     """All six updates of each training are done; both ranks know what was off, and one of them says why."""
-    folder, ranks, said = accelerated
+    folder, ranks, said = trained
     broken = "RankError: rank 1: ValueError: broken here"
     off = {"a snapshot": False, "attaching": True, "data": True, "online": False}
     assert [one["failing"] for one in ranks] == [{case: (6, is_off) for case, is_off in off.items()}] * 2
