@@ -4,6 +4,8 @@
 # make bench   what looking costs: every benchmark, into benchmarks/results.md, about 15 minutes on 2 quiet cores
 # make coverage  which of transformers' model types it works on (docs/coverage.md)
 # make matrix  the tests on other versions of Python, fairseq, transformers and torch (docs/versions.md)
+# make ray-test  the tests that need Ray, which takes 240 MB (into .ray)
+# make lock    requirements-dev.txt anew from requirements-dev.in; make audit   what is known against those packages
 # Every target sets up .venv by itself, once; python3 must be 3.11 or 3.12 (PYTHON=python3.12 make test).
 
 PYTHON ?= python3
@@ -11,7 +13,7 @@ EPOCHS ?= 3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test bench coverage matrix lint setup clean
+.PHONY: demo test bench coverage matrix lint setup ray-test lock audit clean
 
 demo: setup
 	$(BIN)/python examples/demo.py --epochs $(EPOCHS) $(if $(FRESH),--fresh)
@@ -31,6 +33,13 @@ coverage: setup
 matrix: setup
 	$(BIN)/python -m tests.matrix $(if $(CELLS),--cells '$(CELLS)') $(if $(TESTS),--tests '$(TESTS)') $(if $(FRESH),--fresh)
 
+ray-test: setup .ray/.ready
+	PYTHONPATH=.ray OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/plugins/test_ray.py
+
+.ray/.ready:
+	$(BIN)/python -m pip install --quiet --target .ray ray==2.60.0
+	touch $@
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -43,11 +52,20 @@ $(READY): requirements-dev.txt setup.py
 	@$(PYTHON) -c 'import ensurepip, venv' \
 	    || { echo 'python3 -m venv is missing: sudo apt-get install python3-venv'; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' requirements-dev.txt)"
-	$(BIN)/python -m pip install --quiet --no-deps -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' requirements-dev.in)"
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
+# Hashes for the pins of requirements-dev.in. torch stays outside: its builds differ from place to place.
+lock: setup
+	$(BIN)/uv pip compile --quiet --no-deps --universal --python-version 3.11 --generate-hashes --no-annotate \
+	    --no-emit-package torch --custom-compile-command 'make lock' requirements-dev.in -o requirements-dev.txt
+
+# Known weaknesses of the pinned packages; fails too where one could not be looked up.
+audit: setup
+	$(BIN)/uv tool run pip-audit@2.10.1 --strict --disable-pip --require-hashes -r requirements-dev.txt
+
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .matrix .ray build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -6,6 +6,7 @@ import pytest
 import torch
 from models import CASES
 from runs import a_run, a_snapshot
+from scipy.integrate import trapezoid
 
 import headdynamics as hd
 from headdynamics.curve import Curve
@@ -248,7 +249,7 @@ def test_the_error_of_a_difference_is_paired():
             for count in (0, 1, 2, 3, 4, 4, 5, 6, 7, 8, 8):
                 with hd.masked(heads, torch.tensor([float(h not in order[:count]) for h in range(8)])):
                     losses.append([case.loss(model, row).item() for row in rows])
-            own.append(np.trapezoid(losses, dx=0.1, axis=0))
+            own.append(trapezoid(losses, dx=0.1, axis=0))
     apart = own[1] - own[0]
     assert difference == pytest.approx(apart.mean(), rel=1e-4)
     assert error == pytest.approx(apart.std() / len(apart) ** 0.5, rel=0.15)
