@@ -96,6 +96,8 @@ def _dataset(task: Any, subset: str) -> Any:
     except (KeyError, FileNotFoundError) as error:
         have = ", ".join(task.datasets) or "none"
         raise ValueError(f"no subset {subset!r} to measure on (loaded: {have}); name one with --hd-subset") from error
+    except ValueError as error:
+        raise ValueError(f"subset {subset!r} cannot be read ({error}); choose another with --hd-subset") from error
 
 
 def _positions(trainer: Any) -> Any:
