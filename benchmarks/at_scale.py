@@ -26,7 +26,7 @@ from headdynamics.record.hdf5 import HDF5Recorder
 sys.path.append(str(ROOT / "tests/core"))
 from runs import ORDERS, a_run, a_snapshot
 
-LAYERS, WIDTH, TOKENS = 2, 4096, 256
+LAYERS, WIDTH, TOKENS = 2, 4096, 64
 
 
 def pythia() -> tuple[Any, dict[str, torch.Tensor]]:
