@@ -69,7 +69,7 @@ def test_a_loss_that_is_no_number(diverge, said, tmp_path, capsys, caplog):
             if update == DIVERGES:
                 diverge(model, loss)
             taken = observer.snapshot(update=update)
-            if update in (1, DIVERGES):
+            if update in (1, DIVERGES) and diverge is not large_weights:
                 with np.errstate(invalid="ignore"):  # as within Observer.snapshot
                     tensorboard.write(taken)
     observer.close()

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+import types
 from typing import Any
 
 import fairseq_tiny
 import hf_tiny
 import numpy as np
+import pytest
 import torch
 from fairseq.data import indexed_dataset
+from fairseq.tasks.translation import TranslationConfig, TranslationTask
+from headdynamics.plugins.fairseq_measures import Examples
 from headdynamics.plugins.hf_trainer import HeadDynamicsCallback
 from transformers import TrainerCallback
 
@@ -52,8 +56,8 @@ def test_transformers_without_an_example(tmp_path, caplog):
     assert made.state.global_step == 10 and not (tmp_path / "run.h5").exists()
 
 
-def test_fairseq_with_one_example_and_with_none(data, tmp_path):
-    """Of one there are numbers without errors; an empty subset is named."""
+def test_fairseq_with_one_example(data, tmp_path):
+    """Numbers without errors."""
     few = ["--max-update", "6", "--hd-every", "3", "--hd-examples", "1", "--hd-score-examples", "1"]
     log = fairseq_tiny.run(fairseq_tiny.command(data, tmp_path / "one", *few))
     run = hd.load_run(str(tmp_path / "one" / "headdynamics.h5"))
@@ -61,8 +65,14 @@ def test_fairseq_with_one_example_and_with_none(data, tmp_path):
     assert run.snapshots["status"].values.tolist() == ["ok", "ok"] and np.isfinite(run.importance["mean"]).all()
     assert run.snapshots["n_importance"].values.tolist() == run.snapshots["n_score"].values.tolist() == [1, 1]
     assert np.isnan(run.importance["stderr"].values).all() and np.isnan(run.curve["stderr"].values).all()
+
+
+def test_an_empty_subset_of_fairseq_is_named(data):
+    """fairseq itself says nothing but that a file cannot be mapped."""
     for language in ("xx", "yy"):
         empty = str(data / f"none.xx-yy.{language}")
         indexed_dataset.make_builder(f"{empty}.bin", impl="mmap", vocab_size=20).finalize(f"{empty}.idx")
-    log = fairseq_tiny.run(fairseq_tiny.command(data, tmp_path / "none", "--max-update", "3", "--hd-subset", "none"))
-    assert "done training" in log and "subset 'none' cannot be read (cannot mmap an empty file); choose another" in log
+    config = TranslationConfig(data=str(data), source_lang="xx", target_lang="yy", dataset_impl=None)
+    trainer = types.SimpleNamespace(task=TranslationTask.setup_task(config))
+    with pytest.raises(ValueError, match=r"subset 'none' cannot be read \(cannot mmap an empty file\); choose another"):
+        Examples(trainer, "none", 0, 0)
