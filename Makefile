@@ -6,6 +6,7 @@
 # make matrix  the tests on other versions of Python, fairseq, transformers and torch (docs/versions.md)
 # make ray-test  the tests that need Ray, which takes 240 MB (into .ray)
 # make lock    requirements-dev.txt anew from requirements-dev.in; make audit   what is known against those packages
+# make faults  kills, failing disks and damaged files, as many as docs/faults.md tells of: an hour; goes on where it stopped
 # Every target sets up .venv by itself, once; python3 must be 3.11 or 3.12 (PYTHON=python3.12 make test).
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ EPOCHS ?= 3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test bench coverage matrix lint setup ray-test lock audit clean
+.PHONY: demo test bench coverage faults matrix lint setup ray-test lock audit clean
 
 demo: setup
 	$(BIN)/python examples/demo.py --epochs $(EPOCHS) $(if $(FRESH),--fresh)
@@ -39,6 +40,9 @@ ray-test: setup .ray/.ready
 .ray/.ready:
 	$(BIN)/python -m pip install --quiet --target .ray ray==2.60.0
 	touch $@
+
+faults: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults $(KINDS)
 
 lint: setup
 	$(BIN)/ruff check .

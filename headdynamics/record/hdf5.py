@@ -7,6 +7,7 @@ the new one, and a reader never meets a half-written one. Of a long file the cop
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import logging
@@ -47,7 +48,7 @@ class HDF5Recorder:
         """Create the file, or go on in it, dropping rows beyond `update` (None: no row, at any write).
 
         Raises:
-            RunFileError: another process writes this run, or the place cannot be written to.
+            RunFileError: another process writes this run, or the place cannot be written to or read.
 
         """
         h5py_module()
@@ -205,6 +206,9 @@ def _why_not_ours(path: Path, run: Run) -> str | None:
             model = file.attrs["model"]
             check_shapes(file)
     except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EACCES):  # the disk's failure, not the file's
+            why = f"cannot read {path}: {error.strerror}; it may be this run's: start again when the disk answers"
+            raise RunFileError(why) from error
         return f"it cannot be read ({error})"
     if theirs == run.signature["hash"]:
         return None
