@@ -1,9 +1,11 @@
 """Online importance on real fairseq-train processes: the same bits, I(h) of every batch, no gap and no double."""
 
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import fairseq_forked as forked
 import fairseq_tiny as tiny
 import h5py
 import numpy as np
@@ -90,6 +92,19 @@ def test_i_of_an_update(data, tmp_path, reduction, update_freq):
     for name in ("mean", "signed", "stderr"):
         want = run.importance[name].values[-1]
         np.testing.assert_allclose(found[name][1], want, rtol=0, atol=3e-6 * run.importance["mean"].values.max())
+
+
+def test_the_loss_scale_of_fp16_is_divided_out(data, tmp_path):
+    """`--memory-efficient-fp16`, which runs on a CPU too: I(h) of steps and snapshots is that of float32, roughly."""
+    found = {}
+    for name, more in (("float32", []), ("float16", ["--memory-efficient-fp16", "--fp16-init-scale", "256"])):
+        words = tiny.command(data, tmp_path / name, *ONLINE, "--hd-every", "1", "--max-update", "1", *NO_DROPOUT, *more)
+        log = forked.run(words, tmp_path / name / "log")
+        loss = float(re.findall(r'"valid_loss": "([0-9.]+)"', log)[-1])
+        run = hd.load_run(tmp_path / name / "headdynamics.h5")
+        found[name] = windows(tmp_path / name / "headdynamics.h5")["mean"][0], run.importance["mean"].values[0], loss
+    for whole, half in zip(*found.values(), strict=True):
+        np.testing.assert_allclose(half, whole, rtol=0, atol=0.01 * np.max(whole))
 
 
 def test_tensorboard(whole):
