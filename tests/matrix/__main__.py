@@ -41,8 +41,8 @@ def _run(cell: Cell, commit: str, tests: list[str], fresh: bool) -> Result:
     except Blocked as why:
         result = Result(cell.name, commit, list(cell.requirements), blocked=str(why))
     results.write(cell, result)
-    print(result.line(), *(f"  skipped {number} x {why}" for why, number in result.skips.items()), sep="\n")
-    print(*(f"  failed {name}" for name in result.failures), sep="\n", flush=True)
+    told = [f"  skipped {number} x {why}" for why, number in result.skips.items()]
+    print(result.line(), *told, *(f"  failed {name}" for name in result.failures), sep="\n", flush=True)
     return result
 
 

@@ -23,6 +23,7 @@ Each cell is an environment of its own under `.matrix/`, made with uv: one Pytho
 build for Python 3.11 and later, one transformers, one torch, and of everything else the newest that goes with them.
 The oldest torch is the oldest that the transformers beside it accepts. The same tests run in every cell, as `make
 test` runs them, on the files of one commit. torch comes from the package index: a build for CUDA, here without a GPU.
+uv asks the public index, or the one that `UV_DEFAULT_INDEX` names; pip's configuration is not read.
 This page is written by that command; all packages of a cell, as pip lists them, are in `tests/matrix/measured/`.
 """
 
