@@ -26,7 +26,9 @@ def test_error(broken): pass
 
 @pytest.fixture
 def recorded(tmp_path, monkeypatch):
-    """Results and page go to a folder of the test."""
+    """Results and page go to a folder of the test; the commit is abc."""
+    monkeypatch.setattr(environment, "commit", lambda: "abc")
+    monkeypatch.setattr(environment, "uncommitted", lambda: False)
     monkeypatch.setattr(results, "MEASURED", tmp_path / "measured")
     monkeypatch.setattr(results, "DOCS", tmp_path / "versions.md")
     return tmp_path
@@ -63,8 +65,6 @@ def test_versions_are_those_that_pip_tells():
 
 
 def test_a_recorded_cell_is_not_run_again(recorded, monkeypatch, capsys):
-    monkeypatch.setattr(environment, "commit", lambda: "abc")
-    monkeypatch.setattr(environment, "uncommitted", lambda: False)
     monkeypatch.setattr(environment, "prepared", lambda *_: pytest.fail("built again"))
     results.write(CELL, result(failures=[]))
     assert runner.main(["--cells", CELL.name]) == 0
