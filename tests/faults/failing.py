@@ -157,9 +157,9 @@ def fail(kind: str, place: Path, times: int, found: dict) -> Iterator[dict]:
         for ahead.LONG in (long, 1):
             for when, error in itertools.product(WRITES, ERRORS):
                 counts.update(_each_call(kind, place, when, error))
+                yield dict(counts)
     finally:
         ahead.LONG = long
-    yield dict(counts)
 
 
 def _each_call(kind: str, place: Path, when: str, error: int) -> Iterator[str]:

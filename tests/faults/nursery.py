@@ -15,6 +15,7 @@ import traceback
 from pathlib import Path
 
 FAULTS = Path(__file__).resolve().parent
+HUNG = 900  # seconds, of a training of five
 sys.path[:0] = [str(FAULTS), str(FAULTS.parent / "plugins")]
 
 from points import ANY, Point, place  # noqa: E402
@@ -84,7 +85,7 @@ def forked(train, job):
         finally:
             sys.stdout.flush(), sys.stderr.flush()
             os._exit(status)
-    limit = point.seconds if point is not None and point.what == ANY else 120
+    limit = point.seconds if point is not None and point.what == ANY else HUNG
     while time.monotonic() - began < limit:
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
@@ -92,7 +93,7 @@ def forked(train, job):
         time.sleep(0.002)
     os.kill(pid, signal.SIGKILL)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    return code if limit < 120 else "hung"
+    return code if limit < HUNG else "hung"
 
 
 def main(trainer):
