@@ -59,6 +59,17 @@ def test_what_pytest_reports_is_counted(tmp_path):
     )  # fmt: skip
 
 
+def test_what_did_not_come_to_its_end_is_no_result(tmp_path):
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source/test_it.py").write_text("def test_it(): raise KeyboardInterrupt")
+    (tmp_path / "venv/bin").mkdir(parents=True)
+    (tmp_path / "venv/bin/python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (tmp_path / "venv/bin/python").chmod(0o755)
+    with pytest.raises(RuntimeError, match="exit status"):
+        suite.tested(CELL, tmp_path, "abc", [])
+    assert "keyboard-interrupt" in (tmp_path / "log.txt").read_text()
+
+
 def test_versions_are_those_that_pip_tells():
     told = suite.installed(sys.executable)
     assert told["python"] == ".".join(map(str, sys.version_info[:3])) and told["numpy"] == version("numpy")
