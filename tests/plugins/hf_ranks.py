@@ -3,6 +3,7 @@
 torchrun --nproc_per_node 2 hf_ranks.py FOLDER CASE...     or by accelerate launch
 """
 
+import contextlib
 import os
 import pickle
 import random
@@ -162,6 +163,17 @@ def options(case):
     return UNEVEN | CASES[case][1]
 
 
+@contextlib.contextmanager
+def own_environment():
+    """transformers 4.57 leaves what it asks of accelerate (bf16, dynamo) to every training that follows."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
 def compare(folder, case):
     """Train without the instrument and with it: whether this process is left with the same bits, and with what."""
     found = []
@@ -235,6 +247,9 @@ class Deaf(TrainerCallback):
 
 if __name__ == "__main__":
     folder, cases = Path(sys.argv[1]), sys.argv[2:]
-    found = {case: failing(folder) if case == "failing" else compare(folder, case) for case in cases}
+    found = {}
+    for case in cases:
+        with own_environment():
+            found[case] = failing(folder) if case == "failing" else compare(folder, case)
     (folder / f"result-{os.environ['RANK']}").write_bytes(pickle.dumps(found))
     dist.destroy_process_group()

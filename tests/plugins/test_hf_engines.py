@@ -9,6 +9,7 @@ from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
 from headdynamics.plugins.hf_engines import check_engine, sharded
 from headdynamics.plugins.hf_whole import Kept, Whole
+from hf_ranks import own_environment
 from transformers.training_args import ParallelMode
 
 from headdynamics.heads import HeadsError
@@ -120,7 +121,8 @@ def test_a_whole_copy_has_weights_only_while_it_is_measured(engine, make):
 
 
 def test_a_whole_copy_computes_in_the_trainings_precision(tmp_path):
-    made = tiny.trainer(tmp_path, bf16=True)
+    with own_environment():
+        made = tiny.trainer(tmp_path, bf16=True)
     model, batch = made.model, {"input_ids": torch.arange(3, 11).view(2, 4)}
     with Whole(model, "FSDP").filled(model) as copy, torch.no_grad():
         found = copy.eval()(**batch).logits

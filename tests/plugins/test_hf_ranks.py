@@ -58,10 +58,11 @@ def test_the_same_bits_and_the_run_file_of_one_process(trained, case):
     make, without = hf_ranks.CASES[case][0], ()
     if case in SHARDED:
         make, saved, without = hf_ranks.plain, folder / f"{case}-weights", ("epoch",)
-    alone = make(folder / "alone", None)
-    torch.nn.init.normal_(next(alone.model.parameters()))
-    updates = tiny.rows(live)["update"]
-    back = hd.backfill(alone, folder / f"{case}-back.h5", saved, only=updates, **hf_ranks.options(case))
+    updates, back = tiny.rows(live)["update"], folder / f"{case}-back.h5"
+    with hf_ranks.own_environment():
+        alone = make(folder / "alone", None)
+        torch.nn.init.normal_(next(alone.model.parameters()))
+        hd.backfill(alone, back, saved, only=updates, **hf_ranks.options(case))
     assert content(live, *without) == content(back, *without)
     assert len(updates) > 1 and set(tiny.rows(live)["status"]) == {"ok"}
 
