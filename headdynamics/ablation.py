@@ -18,7 +18,7 @@ from torch import nn
 
 from .best import Best, best_heads, held_out
 from .heads import Heads, heads_in
-from .ranks import ranks_of, shared_out
+from .ranks import SharedOut, ranks_of
 from .scores import BatchScore, Score, Scores
 from .sharing import scores_under, shared_scores
 from .significance import NO_TEST, RESAMPLES, paired_tests, scipy_stats
@@ -161,7 +161,7 @@ def _until_decided(
     ranks = ranks_of(score.batches)
 
     def measure(batches: Sequence[Any], which: Sequence[int]) -> list[Scores]:
-        part = replace(score, batches=shared_out(batches, ranks))
+        part = replace(score, batches=SharedOut(batches, ranks))
         return shared_scores(model, heads, part, [torch.ones(len(heads)), *masks[which]])
 
     return stopped(list(score.batches), measure, len(masks), level, test=test, resamples=resamples, seed=seed)

@@ -17,11 +17,12 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from .nested import Parts, taking
-from .ranks import Ranks
+from .ranks import RankError, Ranks
 
 logger = logging.getLogger("headdynamics")
 RESERVE = 1.25  # no two snapshots take the same time, and what the last one takes too much is never saved again
@@ -31,6 +32,13 @@ def check_budget(share: float | None) -> None:
     """ValueError where it is no share of training time."""
     if share is not None and not 0 < share <= 1:
         raise ValueError(f"a budget is a share of training time, above 0 and at most 1 (such as 0.05), not {share}")
+
+
+@dataclass
+class Visit:
+    """A snapshot in the eyes of its budget."""
+
+    measured: bool = True  # to be set: one that failed early tells nothing of what a whole one takes
 
 
 class Budget:
@@ -73,19 +81,26 @@ class Budget:
         return self.share * training - self.spent
 
     @contextlib.contextmanager
-    def visit(self) -> Iterator[None]:
-        """Take what can be paid for, at least the first part; note what it took."""
+    def visit(self) -> Iterator[Visit]:
+        """Take what can be paid for, at least the first part; note what it took, and as a price where it `measured`."""
         allowance, began = self.allowance(), self.clock()
-        parts = self.ranks.first(self._affordable(allowance))
+        parts, visit = self._agreed(allowance), Visit()
         try:
             with taking(parts, *self.collections):
-                yield
+                yield visit
         finally:
             took = self.clock() - began
             self.spent += took
-            self._whole = took / float(self._parts[parts - 1])
+            if visit.measured:
+                self._whole = took / float(self._parts[parts - 1])
             if parts == 1 and took > allowance:
                 self._tell(took, allowance)
+
+    def _agreed(self, allowance: float) -> int:
+        try:
+            return self.ranks.first(self._affordable(allowance))
+        except RankError:
+            return 1  # a rank is gone, and the measurement will say so
 
     def _affordable(self, allowance: float) -> int:
         if self._whole is None:

@@ -39,8 +39,8 @@ def out_of_memory(error: Exception) -> bool:
 class Pieces:
     """Batches of at most `most` examples, cut from larger ones where need be; None: as they come."""
 
-    def __init__(self, batches: Iterable[Any]) -> None:
-        self._batches = batches
+    def __init__(self, batches: Iterable[Any], ranks: Ranks) -> None:
+        self._batches, self.ranks = batches, ranks
         self.most: int | None = None
 
     def __getattr__(self, name: str) -> Any:  # all else that batches tell of themselves: see `nested`
@@ -77,7 +77,7 @@ class Halving:
 
     def of(self, batches: Iterable[Any]) -> Pieces:
         """The same batches, which this may cut."""
-        self._pieces.append(Pieces(batches))
+        self._pieces.append(Pieces(batches, self.ranks))
         return self._pieces[-1]
 
     def of_score(self, score: Any) -> Any:

@@ -30,7 +30,7 @@ from .nested import Parts, in_parts
 from .online import Online, Window
 from .orders import check_orders, make_order
 from .plan import Plan
-from .ranks import Ranks, shared_out
+from .ranks import Ranks
 from .record import Recorder
 from .record.recording import Recording
 from .scores import BatchScore, Score, mean_loss
@@ -92,9 +92,12 @@ class Observer:
     ) -> None:
         began = time.perf_counter()
         self.plan, self.ranks = plan, ranks = Plan(**measured), ranks or Ranks()
-        batches = _ready(batches, plan, ranks)
-        if isinstance(score, BatchScore):
-            score = replace(score, batches=_ready(score.batches, plan, ranks))
+        if online is not None and online.ranks is not ranks and (ranks.size > 1 or online.ranks.size > 1):
+            raise ValueError("give hd.Online the same ranks as the observer")
+        with still():
+            batches = _ready(batches, plan, ranks)
+            if isinstance(score, BatchScore):
+                score = replace(score, batches=_ready(score.batches, plan, ranks))
         self.model, self.batches, self.loss, self.positions = unwrap(model), batches, loss, positions
         self.score: Any = score or mean_loss(batches, loss)
         self.strict, self.still_too, self.online = strict, tuple(still_too), online
@@ -144,9 +147,11 @@ class Observer:
         update = int(epoch or 0) if update is None else update
         epoch = float("nan") if epoch is None else float(epoch)
         visit = self.budget.visit() if self.budget else contextlib.nullcontext()
-        with visit, np.errstate(invalid="ignore", over="ignore"):  # of a model that diverged the row's status tells
+        with visit as paid, np.errstate(invalid="ignore", over="ignore"):  # the row's status tells of NaN
             taken = self._visit(update, epoch, checkpoint, load)
             self.record(taken)
+            if paid is not None:
+                paid.measured = taken.importance is not None
         return taken
 
     def record(self, taken: Snapshot) -> None:
@@ -193,7 +198,8 @@ class Observer:
             self.model, self.batches, self.loss, self.plan.estimator, heads=self.heads, positions=self.positions
         )
         situation = Situation(self.model, self.heads, self.batches, found, everything, self.loss, self.positions)
-        return found, {name: make_order(name, situation) for name in self.run.orders}
+        orders = {name: make_order(name, situation) for name in self.run.orders}
+        return found, self.ranks.first(orders)  # ranks on different hardware may round differently
 
     def _warn_of_nan(self, taken: Snapshot) -> None:
         loss = taken.importance.loss if taken.importance else 0.0
@@ -211,7 +217,10 @@ class Observer:
 
 
 def _ready(batches: Any, plan: Plan, ranks: Ranks) -> Any:
-    return shared_out(batches if plan.budget is None else in_parts(batches), ranks)
+    """In parts, for a budget. Of several ranks each has to see the same batches each time: a loader may shuffle."""
+    if ranks.size > 1 and not isinstance(batches, Sequence) and not hasattr(batches, "fingerprint"):
+        batches = list(batches)
+    return batches if plan.budget is None else in_parts(batches)
 
 
 def _first(batches: Iterable[Any]) -> Any:

@@ -16,7 +16,6 @@ import contextlib
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -99,7 +98,7 @@ class Online:
         self._source: Source = SOURCES[estimator](self.heads)
         self._began = self._update = -1  # updates; -1: none was seen
         self._tally = TALLIES[estimator]()
-        self._over = False  # on every rank
+        self._over = False
 
     @contextlib.contextmanager
     def tapped(self) -> Iterator[None]:
@@ -144,18 +143,18 @@ class Online:
     def _close(self) -> Window | None:
         """The window so far; None where nothing was seen since the last, or where a rank failed."""
         self._began, self._listened = self._update, False
-        if self._over:
+        tally, self._tally = self._tally, TALLIES[self.estimator]()
+        if self._over or (self.failed and self.ranks.size == 1):
             return None
-        heard, self._tally = self._tally.heard(), TALLIES[self.estimator]()
-        failure = "its online importance failed" if self.failed else None
-        found: list[Any] = []
         with self.forgiven():
-            try:
-                found = [one for one in self.ranks.every(heard, failure) if one is not None]
-            except RankError:
-                self._over = True
-                raise
-        return self._window(self._tally.merged(found)) if found and not self.failed else None
+            with self.ranks.together():
+                if self.failed:
+                    raise ValueError("its online importance failed")
+                heard = tally.heard()
+            found = [one for one in self.ranks.every(heard) if one is not None]
+            return self._window(tally.merged(found)) if found else None
+        self._over = True  # on every rank
+        return None
 
     def _window(self, sums: Sums) -> Window:
         total, signed, square = sums.values
@@ -206,7 +205,12 @@ def alone(online: Online | None, schedule: Schedule) -> bool:
 
     Asked by all ranks at the same points.
     """
-    return schedule is never and online is not None and not any(online.ranks.every(online.failed))
+    if schedule is not never or online is None:
+        return False
+    try:
+        return not any(online.ranks.every(online.failed))
+    except RankError:  # one is gone
+        return False
 
 
 def check_options(estimator: str, window: int) -> None:

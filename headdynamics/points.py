@@ -14,11 +14,12 @@ import torch
 from torch import nn
 
 from .heads import Heads, unwrap
-from .ranks import each
+from .ranks import each, ranks_of
 from .scores import BatchScore, Score, Scores
 from .sharing import standing_in
 from .sharing.nests import mapped
 from .sharing.recall import Memory
+from .signature import scored_examples
 from .surgery.lent import removable, removed
 
 
@@ -43,7 +44,9 @@ def scores_without(model: nn.Module, heads: Heads, score: Score, keeps: Sequence
 def cuttable(model: nn.Module, heads: Heads, score: Score) -> tuple[bool, ...]:
     """For each block whether its heads may be taken out under this score; none without its `probe` to prove it."""
     probe = getattr(score, "probe", None)
-    return removable(model, heads, lambda: probe(model)) if probe else (False,) * len(heads.blocks)
+    if probe is None:
+        return (False,) * len(heads.blocks)
+    return ranks_of(scored_examples(score)).first(removable(model, heads, lambda: probe(model)))
 
 
 def _largest_of(model: nn.Module, heads: Heads, kind: str) -> list[nn.Module]:

@@ -1,7 +1,7 @@
 """Ranks: the processes of one training. Each measures its share of the batches, and each knows all results.
 
     ranks = Ranks.of_training()              # of torch.distributed; without it one process, alone
-    rows = each(shared_out(batches, ranks), measure)   # of every batch, in order, whichever rank measured it
+    rows = each(SharedOut(batches, ranks), measure)    # of every batch, in order, whichever rank measured it
     with ranks.together(): ...               # what fails on one rank fails on all, so that none waits for another
 
 Ranks take whole batches, in turn, so that every number is the one that a single process would find, and the same one on
@@ -117,7 +117,7 @@ class Ranks:
 
 
 class SharedOut:
-    """Batches that ranks share, where they cannot say so themselves: a list."""
+    """Some batches that ranks share: a list, or what comes but once."""
 
     def __init__(self, batches: Iterable[Any], ranks: Ranks) -> None:
         self._batches, self.ranks = batches, ranks
@@ -126,39 +126,33 @@ class SharedOut:
         return iter(self._batches)
 
 
-def shared_out(batches: Any, ranks: Ranks) -> Any:
-    """The same batches, of which each rank measures its share; all ranks hold all of them."""
-    if ranks.size == 1:
-        return batches
-    try:
-        batches.ranks = ranks
-    except AttributeError:
-        return SharedOut(batches, ranks)
-    return batches
-
-
 def ranks_of(batches: Any) -> Ranks:
-    """The ranks that share these batches; alone where they are not shared."""
+    """The ranks that share these batches, as their attribute `ranks` says; alone where they have none."""
     return getattr(batches, "ranks", None) or Ranks()
 
 
-def some(batches: Iterable[Any], which: slice) -> Iterable[Any]:
+def some(batches: Iterable[Any], which: slice) -> SharedOut:
     """These of the batches, shared as all are."""
-    return shared_out(islice(batches, which.start, which.stop, which.step), ranks_of(batches))
+    return SharedOut(islice(batches, which.start, which.stop, which.step), ranks_of(batches))
 
 
 def each(batches: Iterable[Any], work: Callable[[Any], T]) -> list[T]:
     """`work` of every batch, in order. Where ranks share the batches each does its own, and all get everything.
 
     Raises:
-        RankError: `work` failed on a rank; from the error itself where it was this one.
+        RankError: `work` failed on a rank, from the error itself where it was this one; or the ranks have different
+            numbers of batches.
 
     """
-    ranks = ranks_of(batches)
+    ranks, count, done = ranks_of(batches), 0, list[T]()
     try:
-        done = [work(batch) for i, batch in enumerate(batches) if i % ranks.size == ranks.rank]
+        for count, batch in enumerate(batches, 1):  # noqa: B007
+            if (count - 1) % ranks.size == ranks.rank:
+                done.append(work(batch))
     except Exception as error:
         ranks.tell(error)
         raise
-    shares = ranks.every(done)
-    return [share[i] for i in range(len(shares[0])) for share in shares if i < len(share)]
+    counts, shares = zip(*ranks.every((count, done)), strict=True)
+    if len(set(counts)) > 1:
+        raise RankError(f"the ranks have different numbers of batches: {', '.join(map(str, counts))}")
+    return [shares[i % ranks.size][i // ranks.size] for i in range(count)]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .ranks import each, ranks_of, shared_out
+from .ranks import SharedOut, each, ranks_of
 from .situation import Situation, importance_values
 
 
@@ -104,7 +104,7 @@ def shapley_values(situation: Situation, pairs: int, seed: int = 0, truncate: bo
     with torch.no_grad():
         full = each(situation.batches, lambda batch: _losses(situation, batch, situation.keep([])))
         drawn = zip(situation.batches, full, [walks(len(rows)) for rows in full], strict=True)
-        walked = each(shared_out(drawn, ranks_of(situation.batches)), added)
+        walked = each(SharedOut(drawn, ranks_of(situation.batches)), added)
     return np.asarray(sum(walked)) / (2 * pairs * sum(map(len, full)))
 
 

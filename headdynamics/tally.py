@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -86,7 +86,7 @@ class Updates:
         return Rows.merged(found)
 
 
-TALLIES: dict[str, type[Rows] | type[Updates]] = {"example": Rows, "batch": Updates}
+TALLIES: dict[str, Callable[[], Tally]] = {"example": Rows, "batch": Updates}
 
 
 def _added(values: torch.Tensor, examples: int) -> tuple[torch.Tensor, torch.Tensor]:

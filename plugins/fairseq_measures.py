@@ -21,7 +21,7 @@ from fairseq.logging import metrics
 from torch import nn
 
 from headdynamics.nested import nested_sizes
-from headdynamics.ranks import each
+from headdynamics.ranks import Ranks, each
 from headdynamics.scores import BatchScore, Score, ratio
 from headdynamics.signature import fingerprint
 
@@ -42,6 +42,8 @@ class Examples:
         ValueError: the subset does not exist or holds nothing that fits the model.
 
     """
+
+    ranks: Ranks | None = None  # that share these batches
 
     def __init__(self, trainer: Any, subset: str, n: int, seed: int, nested: bool = False) -> None:
         self._trainer = trainer

@@ -8,7 +8,7 @@ from typing import Any
 
 from headdynamics.observer import Observer
 from headdynamics.online import Online
-from headdynamics.ranks import Ranks, shared_out
+from headdynamics.ranks import Ranks
 from headdynamics.record import Recorder
 from headdynamics.schema import KNEE
 
@@ -57,7 +57,8 @@ def observe(
     pad, nested = padding(trainer.task), options.hd_budget != 0
     batches = Examples(trainer, options.hd_subset, options.hd_examples, options.hd_seed, nested)
     scored = Examples(trainer, options.hd_subset, options.hd_score_examples, options.hd_seed + 1, nested)
-    score = make_score(options.hd_score, trainer, shared_out(scored, ranks or Ranks()), pad)
+    scored.ranks = ranks
+    score = make_score(options.hd_score, trainer, scored, pad)
     drawing = time.perf_counter() - began
     observer = Observer(
         trainer.get_model(),

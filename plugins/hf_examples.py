@@ -37,7 +37,7 @@ class Examples(DataLoaderStateMixin):
     """
 
     _drop_last = False
-    ranks: Ranks | None = None
+    ranks: Ranks | None = None  # that share these batches
 
     def __init__(
         self,

@@ -20,7 +20,7 @@ from headdynamics.observer import Observer
 from headdynamics.online import WINDOW, Online
 from headdynamics.online import check_options as check_online
 from headdynamics.plan import Plan
-from headdynamics.ranks import Ranks, shared_out
+from headdynamics.ranks import Ranks
 from headdynamics.record import Recorder
 from headdynamics.record.tensorboard import TensorBoardRecorder
 from headdynamics.schedule import Schedule, either, parse, within_first_epoch
@@ -141,8 +141,7 @@ def observe(
     batches = drawn(options.examples, seed=options.seed, proof=None if options.estimator in BY_BATCH else proof)
     theirs = _metrics(options, trainer) is not None or options.score == "eval_loss"  # sees what it always does
     scored = drawn(options.score_examples, seed=options.seed + 1, proof=None if theirs else proof)
-    for examples in (batches, scored):
-        shared_out(examples, ranks or Ranks())
+    scored.ranks = ranks
     if options.loss is None and not any("start_positions" in batch for batch in batches.batches[:1]):
         find_labels(next(iter(batches), {}))
     score = _score(options, args, model, scored, trainer)

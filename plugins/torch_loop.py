@@ -60,12 +60,17 @@ class Watch:
         self.schedule = either(parse(every), within_first_epoch(updates_per_epoch)) if early else parse(every)
         self.measured = update  # a resumed run has the row of the update at which it resumes
 
-    def step(self, checkpoint: str = "") -> Snapshot | None:
-        """One optimizer step is done; the snapshot, if one was due. `checkpoint` names the file of these weights."""
+    def step(self, checkpoint: str = "", saving: bool = False) -> Snapshot | None:
+        """One optimizer step is done; the snapshot, if one was due.
+
+        `checkpoint` names the file of these weights, for the row. `saving`: a checkpoint comes next, so that a window
+        of online importance ends here; all ranks say it or none. Of a process alone the name says it, too.
+        """
         self.update += 1
+        saving = saving or (bool(checkpoint) and self.observer.ranks.size == 1)
         end_of_epoch = self.update % self.updates_per_epoch == 0
         due = self.schedule(Moment(self.update, self.update / self.updates_per_epoch, end_of_epoch))
-        self._window(close=due or bool(checkpoint))
+        self._window(close=due or saving)
         return self._snapshot(checkpoint) if due else None
 
     @contextlib.contextmanager

@@ -150,7 +150,59 @@ def bad_days(ranks: Ranks, folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"fails": one_fails(ranks, folder)}
     for what in ("examples", "order", "file", "nothing"):
         found[what] = attached(ranks, folder, what)
-    return found | {"recorder": cannot_record(ranks, folder), "budget": budgeted(ranks, folder)}
+    found |= {"recorder": cannot_record(ranks, folder), "budget": budgeted(ranks, folder)}
+    return found | {"shuffled": shuffled(ranks), "mixed": mixed(ranks), "online": unlike(ranks)}
+
+
+def shuffled(ranks: Ranks) -> list[Any]:
+    """Different examples that all ranks together measured I(h) on at two snapshots, and whether the loader is free."""
+    torch.manual_seed(ranks.rank)
+    whole = {name: torch.cat([batch[name] for batch in batches()]) for name in batches()[0]}
+    rows = [{name: value[i] for name, value in whole.items()} for i in range(7)]
+    loader = torch.utils.data.DataLoader(rows, 2, shuffle=True, generator=torch.Generator().manual_seed(5))
+    seen: list[tuple[int, ...]] = []
+
+    def loss(model: nn.Module, batch: Any) -> torch.Tensor:
+        seen.extend(map(tuple, batch["input_ids"].tolist()))
+        return cross_entropy(model, batch)
+
+    model = models.CASES["bert"].build()
+    observer = hd.Observer(
+        model, None, batches=loader, score=lambda model: 0.0, loss=loss, orders=("importance",), ranks=ranks
+    )
+    found: list[Any] = []
+    for update in range(2):
+        seen.clear()
+        observer.snapshot(update=update)
+        every = sum(ranks.every(list(seen)), [])
+        found.append(len(set(every)) if len(every) == 7 else -1)
+    return [*found, not hasattr(loader, "ranks")]
+
+
+def mixed(ranks: Ranks) -> list[float]:
+    """A curve by an order that comes out differently on rank 1."""
+    from headdynamics import orders
+
+    def backwards(situation: Any, number: int) -> np.ndarray:
+        return situation.wanted[:: -1 if ranks.rank else 1]
+
+    before = orders.ORDERS["signed"]
+    orders.ORDERS["signed"] = orders.Order(backwards, "a test's")
+    try:
+        taken, _ = observed(ranks, orders=("importance", "signed"))
+    finally:
+        orders.ORDERS["signed"] = before
+    return taken.curves["signed"].score.tolist()
+
+
+def unlike(ranks: Ranks) -> str:
+    """What an observer says of an Online that does not know of the other ranks."""
+    model = models.CASES["bert"].build()
+    try:
+        hd.Observer(model, None, batches=batches(), online=hd.Online(model), ranks=ranks)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def attached(ranks: Ranks, folder: Path, what: str) -> str:
