@@ -11,6 +11,7 @@ import copy
 import gc
 import logging
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import replace
 from typing import Any, TypeVar, cast
@@ -19,6 +20,7 @@ import torch
 
 from .ranks import RankError, Ranks
 from .scores import BatchScore
+from .sharing.nests import leaves
 from .stillness import still
 
 T = TypeVar("T")
@@ -26,7 +28,8 @@ logger = logging.getLogger("headdynamics")
 #: how libraries name it, after the type of the error: torch on GPUs; numpy and python; torch on a CPU; cuBLAS; C++
 SAID = re.compile(
     r"(rank \d+: )?(\w*OutOfMemoryError: |\w*MemoryError: "
-    r"|RuntimeError: .*(DefaultCPUAllocator|out of memory|_STATUS_ALLOC_FAILED|std::bad_alloc))",
+    r"|(Runtime|Accelerator)Error: .*"
+    r"(DefaultCPUAllocator|out of memory|_STATUS_ALLOC_FAILED|std::bad_alloc|Cannot allocate memory))",
     re.DOTALL,
 )
 
@@ -110,6 +113,20 @@ class Halving:
             )
         return found
 
+    def check(self, examples: int) -> None:
+        """Make sure that I(h) was measured on as many examples as there are, where batches were cut.
+
+        Raises:
+            ValueError: pieces of a batch were not pieces of its examples.
+
+        """
+        pieces = self._pieces[0]
+        if pieces.most is not None and examples != (there := sum(map(rows, pieces))):
+            raise ValueError(
+                f"batches of {there} examples, cut for want of memory, gave {examples}: their tensors do not have one "
+                "row an example; give smaller batches"
+            )
+
     def _halved(self, why: str) -> tuple[int, int]:
         """(examples of the largest batch before, after)."""
         if self.by_batch:
@@ -117,7 +134,7 @@ class Halving:
         with self.ranks.together(), still():  # a loader may draw
             largest = max(pieces.largest for pieces in self._pieces)
         if largest < 2:
-            raise MemoryError(f"{why}; one example at a time does not help")
+            raise MemoryError(f"{why}; one example at a time does not help, or what takes the memory is in no batches")
         most = -(-largest // 2)
         self._put_back([most] * len(self._pieces))
         return largest, most
@@ -142,11 +159,18 @@ def _attempted(measure: Callable[[], T]) -> tuple[str, T]:
 
 
 def rows(batch: Any) -> int:
-    """How many examples a batch holds: the first axis of its first tensor; 0 where it has none."""
-    if isinstance(batch, torch.Tensor):
-        return len(batch) if batch.dim() else 0
-    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (list, tuple)) else ()
-    return next((found for found in map(rows, parts) if found), 0)
+    """How many examples a batch holds: the commonest first axis of its tensors, 1 only where all have it; 0: none.
+
+    A list of mappings is one of examples.
+    """
+    if _of_examples(batch):
+        return len(batch)
+    sizes = Counter(len(leaf) for leaf in leaves(batch) if isinstance(leaf, torch.Tensor) and leaf.dim())
+    return max(sizes, key=lambda size: (size > 1, sizes[size]), default=0)
+
+
+def _of_examples(nest: Any) -> bool:
+    return isinstance(nest, list) and bool(nest) and all(isinstance(part, Mapping) for part in nest)
 
 
 def cut(batch: Any, which: slice) -> Any:
@@ -168,6 +192,8 @@ def _cut(nest: Any, which: slice, count: int) -> Any:
             return nest
         if len(nest) != count:
             raise ValueError(f"batches of {count} examples have a tensor {list(nest.shape)} that cannot be cut")
+        return nest[which]
+    if _of_examples(nest) and len(nest) == count:
         return nest[which]
     if isinstance(nest, Mapping):
         new: Any = copy.copy(nest) if isinstance(nest, MutableMapping) else dict(nest)

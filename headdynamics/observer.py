@@ -166,6 +166,7 @@ class Observer:
                 if load is not None:
                     load(self.model)
             found, curves, ablations, knees = self.halving.tried(self._measure)
+            self.halving.check(found.n)
             seconds = time.perf_counter() - began
             taken = Snapshot(update, epoch, seconds, status_of(found), found, curves, checkpoint, ablations, knees)
         except Exception as error:

@@ -110,7 +110,8 @@ def test_where_no_batch_is_small_enough_the_row_fails_and_batches_are_as_before(
     """A score that is a plain function may be what takes too much: then smaller batches are no cure."""
     room = Room(0)
     observer = watched(room, path=str(tmp_path / "run.h5"))
-    said = "MemoryError: OutOfMemoryError: CUDA out of memory; one example at a time does not help"
+    why = "one example at a time does not help, or what takes the memory is in no batches"
+    said = f"MemoryError: OutOfMemoryError: CUDA out of memory; {why}"
     assert observer.snapshot(update=1).status == said and room.seen == [4, 2, 1]
     room.most = 99
     assert observer.snapshot(update=2).status == "ok" and max(room.seen[3:]) == 4
@@ -118,6 +119,23 @@ def test_where_no_batch_is_small_enough_the_row_fails_and_batches_are_as_before(
     room.error, room.most = "x", 0
     room.__class__ = type("Broken", (Room,), {"__call__": lambda self, model, batch: 1 / 0})
     assert observer.snapshot(update=3).status.startswith("ZeroDivisionError") and observer.batches.most is None
+
+
+def test_pieces_that_are_not_of_examples_fail_by_name():
+    """Positions come first here, eight of them: pieces of a batch are then parts of all its sentences."""
+
+    def loss(model: nn.Module, batch: Any) -> torch.Tensor:
+        if len(batch["input_ids"]) > 4:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return cross_entropy(model, {"input_ids": batch["input_ids"].t(), "labels": torch.tensor([0, 1])})
+
+    batch = {"input_ids": torch.arange(3, 19).view(8, 2)}
+    model = models.CASES["bert"].build()
+    observer = hd.Observer(
+        model, batches=[batch], score=lambda model: 0.0, loss=loss, orders=("importance",), path=None
+    )
+    said = "ValueError: batches of 8 examples, cut for want of memory, gave 4"
+    assert observer.snapshot(update=1).status.startswith(said)
 
 
 def test_under_a_budget():
@@ -197,6 +215,8 @@ def test_memory_of_a_cpu_that_really_runs_out(tmp_path):
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
         (np._core._exceptions._ArrayMemoryError((10,), np.dtype(float)), True),
         (MemoryError(), True),
+        (RankError("rank 3: AcceleratorError: CUDA error: out of memory"), True),
+        (RuntimeError("unable to mmap 9 bytes: Cannot allocate memory (12)"), True),
         (RankError("rank 3: OutOfMemoryError: CUDA out of memory"), True),
         (RankError("rank 3: ValueError: a note on OutOfMemoryError: x"), False),
         (RankError("a rank does not answer: Connection closed"), False),
@@ -222,5 +242,9 @@ def test_batches_of_every_make_are_cut():
     coded = cut(hf.BatchEncoding({"input_ids": x, "scale": torch.tensor(2.0)}), slice(0, 2))
     assert isinstance(coded, hf.BatchEncoding) and len(coded["input_ids"]) == 2 and coded["scale"] == 2
     assert len(cut(x, slice(0, 3))) == 3 and rows({"text": ["a"]}) == 0
+    listed = [{"input_ids": row, "labels": row[:1]} for row in x]
+    assert rows(listed) == 5 and cut(listed, slice(1, 3))[0]["input_ids"].tolist() == [2, 3]
+    first = {"position_ids": torch.arange(2).view(1, 2), "input_ids": x}
+    assert rows(first) == 5 and len(cut(first, slice(0, 2))["input_ids"]) == 2
     with pytest.raises(ValueError, match=r"batches of 5 examples have a tensor \[20, 3\] that cannot be cut"):
         cut({"labels": x[:, 0], "patches": torch.zeros(20, 3)}, slice(0, 2))
