@@ -20,7 +20,6 @@ import torch
 
 from .ranks import RankError, Ranks
 from .scores import BatchScore
-from .sharing.nests import leaves
 from .stillness import still
 
 T = TypeVar("T")
@@ -165,8 +164,16 @@ def rows(batch: Any) -> int:
     """
     if _of_examples(batch):
         return len(batch)
-    sizes = Counter(len(leaf) for leaf in leaves(batch) if isinstance(leaf, torch.Tensor) and leaf.dim())
+    sizes = Counter(len(tensor) for tensor in _tensors(batch) if tensor.dim())
     return max(sizes, key=lambda size: (size > 1, sizes[size]), default=0)
+
+
+def _tensors(nest: Any) -> Iterator[torch.Tensor]:
+    if isinstance(nest, torch.Tensor):
+        yield nest
+    elif isinstance(nest, (Mapping, list, tuple)):
+        for part in nest.values() if isinstance(nest, Mapping) else nest:
+            yield from _tensors(part)
 
 
 def _of_examples(nest: Any) -> bool:
