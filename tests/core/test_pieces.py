@@ -66,7 +66,7 @@ def result(flow, *benches):
         ("gpt2", {"fractions": "knee", "knee_tolerance": 0.2, "orders": ("importance", "random-2")}),
         ("llama", {"score": lambda model: sum(p.double().sum().item() for p in model.parameters()), **ALL}),
     ],
-    ids=str,
+    ids=["bert", "t5", "fairseq", "gpt2-knee", "llama-number"],
 )
 def test_the_same_bits_as_in_one_go(name, plan, tmp_path):
     """Two processes' worth of benches, blocks of five masks, the first checkpoint measured in between."""

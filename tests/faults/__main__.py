@@ -15,9 +15,9 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), *(str(HERE.parent / room) for room in ("core", "plugins"))]
 
-import measured  # noqa: E402
-import page  # noqa: E402
-from table import FAULTS  # noqa: E402
+import counts  # noqa: E402
+import faults_page  # noqa: E402
+from kinds import FAULTS  # noqa: E402
 
 
 def main() -> int:
@@ -32,18 +32,18 @@ def main() -> int:
     logging.getLogger().setLevel(logging.ERROR)
     place = options.place or Path(tempfile.mkdtemp(prefix="headdynamics-faults-"))
     place.mkdir(parents=True, exist_ok=True)
-    kept, lost = place / "measured" if options.only_try else measured.PLACE, 0
+    kept, lost = place / "measured" if options.only_try else counts.PLACE, 0
     for kind in options.kinds or FAULTS:
         fault = FAULTS[kind]
-        found = {"tried": 0, "lost": 0} if options.fresh else measured.read(kind, kept)
-        for counts in fault.tried(kind, place, options.times or fault.times, found):
-            found = counts
-            measured.write(kind, found, kept)
+        found = {"tried": 0, "lost": 0} if options.fresh else counts.read(kind, kept)
+        for now in fault.tried(kind, place, options.times or fault.times, found):
+            found = now
+            counts.write(kind, found, kept)
             print(json.dumps(found), flush=True)
         lost += found["lost"] * fault.promised
         print(f"{kind}: tried {found['tried']}, lost {found['lost']}", flush=True)
     if not options.only_try:
-        page.DOCS.write_text(page.page())
+        faults_page.DOCS.write_text(faults_page.page())
     return int(lost > 0)
 
 

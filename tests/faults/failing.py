@@ -151,7 +151,7 @@ def updates(path: Path) -> list[int]:
 
 
 def fail(kind: str, place: Path, times: int, found: dict) -> Iterator[dict]:
-    """See `table.Fault`: every call of every write, each error, of a short file and of one that is copied ahead."""
+    """See `kinds.Fault`: every call of every write, each error, of a short file and of one that is copied ahead."""
     counts, long = Counter({"tried": 0, "lost": 0}), ahead.LONG
     try:
         for ahead.LONG in (long, 1):

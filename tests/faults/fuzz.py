@@ -133,7 +133,7 @@ def a_file(place: Path, sealed: bool) -> Path:
 
 
 def fuzz(kind: str, place: Path, times: int, found: dict) -> Iterator[dict]:
-    """See `table.Fault`; the kind `fuzz-unsealed` is of a file without checksums."""
+    """See `kinds.Fault`; the kind `fuzz-unsealed` is of a file without checksums."""
     path, victim = a_file(place, kind == "fuzz"), place / "damaged.h5"
     data, counts = path.read_bytes(), Counter(found)
     victim.write_bytes(data)

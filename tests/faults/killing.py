@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import measured
+import counts
 from kills import Kills
 from trainers import TRAINERS
 
 
 def kill(kind: str, place: Path, times: int, found: dict) -> Iterator[dict]:
-    """See `table.Fault`; the kind is `kills-TRAINER`."""
+    """See `kinds.Fault`; the kind is `kills-TRAINER`."""
     if found["tried"] >= times:
         return
     kills = Kills(TRAINERS[kind.removeprefix("kills-")](place), place)
     try:
         while found["tried"] < times:
             seed, left = found.get("trainings", 0), times - found["tried"]
-            found = measured.added(found, kills.chain(seed, left)) | {"trainings": seed + 1}
+            found = counts.added(found, kills.chain(seed, left)) | {"trainings": seed + 1}
             yield found
     finally:
         kills.nursery.close()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import failing
 import fuzz
-import page
+import faults_page
 import pytest
 from damage import damaged
 
@@ -16,7 +16,7 @@ REPO = Path(__file__).resolve().parents[2]
 
 
 def test_the_page_is_drawn_from_what_was_measured():
-    assert page.DOCS.read_text() == page.page()
+    assert faults_page.DOCS.read_text() == faults_page.page()
 
 
 @pytest.mark.parametrize("when", failing.WRITES)

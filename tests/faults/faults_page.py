@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import measured
+import counts
 from points import ANY, FUNCTIONS
-from table import FAULTS
+from kinds import FAULTS
 
 DOCS = Path(__file__).parents[2] / "docs" / "faults.md"
 HEAD = """# Faults: what a run file goes through, and what it loses
@@ -79,7 +79,7 @@ LONG = """
 
 def page() -> str:
     """The page."""
-    found = {kind: measured.read(kind) for kind in FAULTS}
+    found = {kind: counts.read(kind) for kind in FAULTS}
     head = "".join(
         f"| {fault.what} | {found[kind]['tried']} | {found[kind]['lost']}{' (no promise)' * (not fault.promised)} |\n"
         for kind, fault in FAULTS.items()
@@ -112,5 +112,5 @@ TORN = "checkpoints that the trainer itself tore"
 
 
 def _figures() -> str:
-    kept = measured.PLACE / "long_run.txt"
+    kept = counts.PLACE / "long_run.txt"
     return kept.read_text().strip() if kept.exists() else "Not measured yet."
