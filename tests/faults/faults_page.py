@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import counts
-from points import ANY, FUNCTIONS
 from kinds import FAULTS
+from points import ANY, FUNCTIONS
 
 DOCS = Path(__file__).parents[2] / "docs" / "faults.md"
 HEAD = """# Faults: what a run file goes through, and what it loses

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import failing
-import fuzz
 import faults_page
+import fuzz
 import pytest
 from damage import damaged
 
