@@ -11,6 +11,7 @@ Every data-parallel rank does so, at the same updates, and measures its share (s
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import logging
 import math
@@ -122,6 +123,7 @@ def attach(cfg: Any, trainer: Any, epoch_itr: Any) -> FairseqWatch | None:
         with ranks.together():
             return FairseqWatch(options, cfg, trainer, epoch_itr, ranks)
     except Exception as error:
+        ranks.close()
         if options.hd_strict:
             raise
         if trainer.is_data_parallel_master:  # of many ranks one says it; its error names the rank that failed
@@ -202,7 +204,9 @@ class FairseqWatch:
             return
         self.last = moment.update
         with still_trainer(self.trainer):
-            taken = self.observer.snapshot(moment.update, moment.epoch, self._checkpoint(moment))
+            with self.ranks.together() if self.options.hd_strict else contextlib.nullcontext():
+                checkpoint = self._checkpoint(moment)
+            taken = self.observer.snapshot(moment.update, moment.epoch, checkpoint)
         logger.info(summary(taken, self.observer.run.metric))
 
     def _checkpoint(self, moment: Moment) -> str:

@@ -100,6 +100,6 @@ def test_what_fails_on_one_rank_leaves_none_waiting(trained):
     assert broken in statuses and "ok" in statuses and set(statuses) == {broken, "ok"}
     assert said.count("headdynamics is off: rank 1: ZeroDivisionError: division by zero. Training goes on") == 1
     assert said.count("headdynamics is off: rank 1 and rank 0 have different examples or settings") == 1
-    assert "online importance is off: rank 1: its online importance failed" in said
+    assert "online importance is off: rank 1: ValueError: its online importance failed" in said
     with h5py.File(folder / "failing/online.h5") as file:
         assert file["snapshot"][:].tolist() == [2, 4, 6] and not len(file["window"])
