@@ -84,6 +84,7 @@ def read(path: Path) -> dict[str, str]:
     if not (pid := os.fork()):
         with contextlib.suppress(BaseException), os.fdopen(writing, "w") as answers:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+            os.chdir(path.parent)  # `curves` draws where one stands
             resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
             signal.alarm(LIMIT)  # ends the process, wherever it is
             for name, reader in READERS.items():
