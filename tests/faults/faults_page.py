@@ -28,10 +28,10 @@ trainer's log or its reporters said was recorded, or has a row that is not, bit 
 that was never killed; or a restart that fails, or ends with a gap, a double, another number or a file left over.
 The processes are forked from one that has imported the trainer's libraries, but not headdynamics.
 
-Bit for bit holds where the trainer itself resumes so. fairseq does not where a training goes on in or into a second
-epoch after a resume within one: without us, too, its losses differ from those of the training that never stopped.
-So the training that is killed has one epoch there. The Trainer does not after a resume at an epoch's end: the one
-that is killed saves within epochs.
+Bit for bit holds where the trainer itself resumes so. fairseq does not where it resumes within a second epoch: without
+us, too, its losses differ from those of the training that never stopped. So the training that is killed has one epoch
+there. Resumes at the end of an epoch of the Trainer gave other numbers in one check with us, whose cause was not
+found out (a check without us, in one process, was not conclusive either): the one that is killed saves within epochs.
 
 Torn checkpoints are the trainers' own: fairseq copies a checkpoint over `checkpoint_last.pt` in place, and the
 Trainer writes the files of a checkpoint one by one into its folder. Neither can be resumed from, or not rightly;
