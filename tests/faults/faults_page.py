@@ -30,8 +30,8 @@ The processes are forked from one that has imported the trainer's libraries, but
 
 Bit for bit holds where the trainer itself resumes so. fairseq does not where it resumes within a second epoch: without
 us, too, its losses differ from those of the training that never stopped. So the training that is killed has one epoch
-there. Resumes at the end of an epoch of the Trainer gave other numbers in one check with us, whose cause was not
-found out (a check without us, in one process, was not conclusive either): the one that is killed saves within epochs.
+there. The Trainer (transformers 5.23) does not where it resumes at an epoch's end: it then ends in other weights than
+the training that never stopped, the same ones with us and without. So the one that is killed saves within epochs.
 
 Torn checkpoints are the trainers' own: fairseq copies a checkpoint over `checkpoint_last.pt` in place, and the
 Trainer writes the files of a checkpoint one by one into its folder. Neither can be resumed from, or not rightly;
