@@ -21,7 +21,7 @@ import numpy as np
 
 from ..online import Window
 from ..schema import SCHEMA, RunFileError
-from ..seal import whole
+from ..seal import Damaged, whole
 from ..snapshot import Run, Snapshot
 from .ahead import Ahead
 from .changes import Changes
@@ -166,11 +166,20 @@ class HDF5Recorder:
                 os.replace(temporary, self.path)
                 old = opened.pop_all()
         except OSError as error:
-            why = f"cannot write {self.path}: {error}; rows so far are safe and this one is kept"
-            raise RunFileError(why) from error
+            raise RunFileError(f"cannot write {self.path}: {error}; {self._what_is_left()}") from error
         finally:
             self._ahead.close()
         self._ahead.begin(old)
+
+    def _what_is_left(self) -> str:
+        try:
+            with open(self.path, "rb") as raw:
+                whole(raw.fileno())
+        except Damaged:
+            return "it was damaged since it was last written: put a whole copy in its place. This row is kept meanwhile"
+        except OSError:
+            pass
+        return "rows so far are safe and this one is kept"
 
 
 def lock(path: Path) -> Any:
