@@ -105,7 +105,7 @@ READ = """
 import sys
 seen = []
 def hook(event, args):
-    theirs = any(word in str(args) for word in ("canary", "touch hit", "/C calc", "alert(1)"))
+    theirs = any(word in str(args) for word in ("c4nary", "touch hit", "/C calc", "alert(1)"))
     acts = event in ("open", "os.system", "os.exec", "subprocess.Popen", "compile")
     if event == "pickle.find_class" or theirs and acts:
         seen.append((event, str(args)))
@@ -126,12 +126,12 @@ print("SEEN", seen, file=sys.stderr)
 def shown(tmp_path_factory):
     """What every command makes of a run file whose every text is hostile: (folder, stdout, stderr)."""
     folder = tmp_path_factory.mktemp("hostile")
-    canary = folder / "canary"
-    canary.write_text("secret")
+    c4nary = folder / "c4nary"
+    c4nary.write_text("secret")
     attrs = {name: f"{name} {BAD}" for name in ("model", "metric", "framework", "estimator", "headdynamics", "created")}
-    signature = {f"settings {BAD}": BAD, "weights": str(canary), "hash": "../../canary"}
+    signature = {f"settings {BAD}": BAD, "weights": str(c4nary), "hash": "../../c4nary"}
     modules = np.array([f"=cmd|' /C calc'!A{h} {BAD}" for h in range(12)], object)
-    places = ["../" * 20 + str(canary), str(canary), f"; touch {canary}2", BAD, "file://canary", "|canary"]
+    places = ["../" * 20 + str(c4nary), str(c4nary), f"; touch {c4nary}2", BAD, "file://c4nary", "|c4nary"]
     write_run(
         folder / "run.h5", blocks_of([np.arange(1.0, 13)] * 6, 0.3), layout(3, 4),
         {**attrs, "signature": json.dumps(signature)},
@@ -156,8 +156,8 @@ def test_text_of_a_run_file_is_shown_and_not_obeyed(shown):
 def test_no_path_of_a_run_file_is_opened_and_nothing_is_started(shown):
     """Python's own audit of the process says so."""
     folder, _, err = shown
-    assert "SEEN []" in err and (folder / "canary").read_text() == "secret"
-    assert {file.name for file in folder.iterdir()} <= {"canary", "run.h5", "c.svg", "o.svg", "a.csv", "a.svg", "m.svg"}
+    assert "SEEN []" in err and (folder / "c4nary").read_text() == "secret"
+    assert {file.name for file in folder.iterdir()} <= {"c4nary", "run.h5", "c.svg", "o.svg", "a.csv", "a.svg", "m.svg"}
 
 
 def test_figures_and_tables_do_not_interpret_it_either(shown):
