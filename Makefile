@@ -14,7 +14,7 @@ EPOCHS ?= 3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test bench coverage faults matrix lint setup ray-test lock audit clean
+.PHONY: demo test bench results coverage faults matrix lint setup ray-test lock audit clean
 
 demo: setup
 	$(BIN)/python examples/demo.py --epochs $(EPOCHS) $(if $(FRESH),--fresh)

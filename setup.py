@@ -31,7 +31,7 @@ setup(
         "headdynamics.analysis",
     ],
     package_dir={"headdynamics.plugins": "plugins", "headdynamics.analysis": "analysis"},
-    install_requires=["torch>=2.1", "numpy>=1.24", "h5py>=3.10"],
+    install_requires=["torch>=2.2", "numpy>=1.24", "h5py>=3.10"],
     extras_require={
         "fairseq": FAIRSEQ,
         "hf": HF,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -83,6 +84,22 @@ def console(make: Callable) -> object:
 def printable(text: str) -> str:
     """Text from a file, safe for a terminal: what is neither a character to be seen nor a line's end becomes ``?``."""
     return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
+
+
+class Printable(logging.Formatter):
+    """What is logged, safe for a terminal: it may name a stranger's folder."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One record's text."""
+        return printable(super().format(record))
+
+
+def log_to_terminal() -> None:
+    """Our own messages and other libraries' warnings, on stderr."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(Printable())
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
+    logging.getLogger("headdynamics").setLevel(logging.INFO)
 
 
 def complain(error: Exception) -> int:

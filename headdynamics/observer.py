@@ -166,7 +166,6 @@ class Observer:
                 if load is not None:
                     load(self.model)
             found, curves, ablations, knees = self.halving.tried(self._measure)
-            self.halving.check(found.n)
             seconds = time.perf_counter() - began
             taken = Snapshot(update, epoch, seconds, status_of(found), found, curves, checkpoint, ablations, knees)
         except Exception as error:
@@ -198,6 +197,7 @@ class Observer:
         found = importance(
             self.model, self.batches, self.loss, self.plan.estimator, heads=self.heads, positions=self.positions
         )
+        self.halving.check(found.n)
         situation = Situation(self.model, self.heads, self.batches, found, everything, self.loss, self.positions)
         orders = {name: make_order(name, situation) for name in self.run.orders}
         return found, self.ranks.first(orders)  # ranks on different hardware may round differently

@@ -136,12 +136,14 @@ class Online:
             found = self._source.finish()
             if moved and found is not None and not self.failed:
                 self._tally.add(update, *found)
-            if full and not close and self._listened and not self.failed and self._tally.heard() is None:
-                raise ValueError(f"no gradient reached any W_O in {self.window} updates (is the model compiled?)")
-        return self._close() if full or close else None
+        expected = full and not close and self._listened
+        return self._close(expected) if full or close else None
 
-    def _close(self) -> Window | None:
-        """The window so far; None where nothing was seen since the last, or where a rank failed."""
+    def _close(self, expected: bool) -> Window | None:
+        """The window so far; None where nothing was seen since the last, or where a rank failed.
+
+        Nothing is an error where something is `expected`.
+        """
         self._began, self._listened = self._update, False
         tally, self._tally = self._tally, TALLIES[self.estimator]()
         if self._over or (self.failed and self.ranks.size == 1):
@@ -151,6 +153,8 @@ class Online:
                 if self.failed:
                     raise ValueError("its online importance failed")
                 heard = tally.heard()
+                if expected and heard is None:
+                    raise ValueError(f"no gradient reached any W_O in {self.window} updates (is the model compiled?)")
             found = [one for one in self.ranks.every(heard) if one is not None]
             return self._window(tally.merged(found)) if found else None
         self._over = True  # on every rank

@@ -5,7 +5,8 @@
     with ranks.together(): ...               # what fails on one rank fails on all, so that none waits for another
 
 Ranks take whole batches, in turn, so that every number is the one that a single process would find, and the same one on
-each rank: what is decided by numbers (an order, a knee) is decided alike everywhere, and no rank asks another.
+each rank. What follows from such numbers (the next step of a knee) is decided alike everywhere; what a rank finds by
+itself (an order, which heads may be taken out) is what rank 0 found.
 """
 
 from __future__ import annotations

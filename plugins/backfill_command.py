@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import logging
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from headdynamics.analysis.program import log_to_terminal, printable
 
 from headdynamics.schema import KNEE
 
@@ -116,13 +117,12 @@ def _ray(args: argparse.Namespace) -> dict[str, Any] | None:
 
 
 def _measure(args: argparse.Namespace, fairseq: bool, how: dict[str, Any] | None) -> int:
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("headdynamics").setLevel(logging.INFO)
+    log_to_terminal()
     first = args.checkpoints[0]
     alone = first.suffix == ".pt" or first.is_file() or _is_one(first)
     output = args.output or (first.parent if alone else first) / "backfill.h5"
     try:
-        print((_fairseq if fairseq else _transformers)(args, output, how))
+        print(printable(str((_fairseq if fairseq else _transformers)(args, output, how))))
     except (RuntimeError, LookupError, TypeError) as error:  # --strict: what a library said of a checkpoint
         raise ValueError(f"{type(error).__name__}: {error}") from error
     return 0

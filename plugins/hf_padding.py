@@ -12,6 +12,7 @@ from torch import nn
 from headdynamics.estimators import sensitivity, token_positions
 from headdynamics.heads import find_heads
 from headdynamics.losses import IGNORED, LABELS, Loss
+from headdynamics.rounding import rounding
 
 #: tensors [B, T] whose last columns say nothing where the mask is 0 and the label is none
 BY_POSITION = (
@@ -21,7 +22,7 @@ BY_POSITION = (
 
 #: model types that turn into another model for good where a batch is short
 CHANGED_BY_LENGTH = frozenset({"big_bird", "bigbird_pegasus"})
-ROUNDING = torch.finfo(torch.float32).eps ** (2 / 3)  # of sums taken in another order, as `surgery.lent` has it
+ROUNDING = rounding(torch.float32)
 
 
 def length(example: Any) -> int:

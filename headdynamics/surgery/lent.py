@@ -18,6 +18,7 @@ from torch import nn
 from ..gates import masked, slow_paths
 from ..halving import out_of_memory
 from ..heads import Attention, Heads, unwrap
+from ..rounding import rounding
 from .cut import Edits
 from .layouts import SurgeryError, read_layout
 from .remove import cut_planned, planned
@@ -135,7 +136,7 @@ def _is_masked(
         if out_of_memory(error):  # says nothing of the cut
             raise
         return False
-    return bool(expected) and _alike(found, expected) and _same_score(again, score, max(eps for _, eps in expected))
+    return bool(expected) and _alike(found, expected) and _same_score(again, score, max(rough for _, rough in expected))
 
 
 @contextlib.contextmanager
@@ -146,8 +147,8 @@ def _watched(heads: Heads) -> Iterator[list[tuple[torch.Tensor, float]]]:
     def note(module: nn.Module, args: Any, output: Any) -> None:
         out = (output[0] if isinstance(output, tuple) else output).detach()
         wide = out.to(torch.promote_types(out.dtype, torch.float32)).flatten(0, -2)
-        eps = max(torch.finfo(out.dtype).eps, torch.finfo(torch.float32).eps)  # many models compute norms in float32
-        seen.append((torch.stack([wide.nanmean(0), wide.abs().nanmean(0)]), eps))
+        rough = max(rounding(out.dtype), rounding(torch.float32))  # many models compute norms in float32
+        seen.append((torch.stack([wide.nanmean(0), wide.abs().nanmean(0)]), rough))
 
     places = [block.module if block.functional else block.projection for block in heads.blocks]
     handles = [place.register_forward_hook(note) for place in places]
@@ -162,13 +163,13 @@ def _alike(found: list[tuple[torch.Tensor, float]], expected: list[tuple[torch.T
     """Equal to the rounding of sums taken in another order."""
     return len(found) == len(expected) and all(
         a.shape == b.shape
-        and torch.allclose(a, b, rtol=0, atol=eps ** (2 / 3) * float(b[1].nan_to_num().max()), equal_nan=True)
-        for (a, _), (b, eps) in zip(found, expected, strict=True)
+        and torch.allclose(a, b, rtol=0, atol=rough * float(b[1].nan_to_num().max()), equal_nan=True)
+        for (a, _), (b, rough) in zip(found, expected, strict=True)
     )
 
 
-def _same_score(found: Any, expected: Any, eps: float) -> bool:
+def _same_score(found: Any, expected: Any, rough: float) -> bool:
     """Some models use attention beside its output (a pointer to copy from): the score shows it."""
     a, b = (np.asarray(getattr(score, "stats", score), float) for score in (found, expected))
     size = np.abs(b[np.isfinite(b)]).max(initial=0)
-    return a.shape == b.shape and np.allclose(a, b, rtol=0, atol=eps ** (2 / 3) * size, equal_nan=True)
+    return a.shape == b.shape and np.allclose(a, b, rtol=0, atol=rough * size, equal_nan=True)

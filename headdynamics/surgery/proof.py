@@ -11,6 +11,7 @@ from torch import nn
 
 from ..gates import masked
 from ..heads import Heads
+from ..rounding import rounding
 
 
 def outputs(
@@ -45,7 +46,7 @@ def same(first: list[torch.Tensor], second: list[torch.Tensor] | None) -> bool:
     if not first or second is None or len(first) != len(second):
         return False
     for a, b in zip(first, second, strict=True):
-        rough = torch.finfo(a.dtype).eps ** (2 / 3) * float(b.abs().max().clamp(min=1))
+        rough = rounding(a.dtype) * float(b.abs().max().clamp(min=1))
         if a.shape != b.shape or not torch.allclose(a, b, rtol=0, atol=rough):
             return False
     return True

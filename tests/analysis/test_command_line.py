@@ -105,3 +105,10 @@ def test_a_missing_library_is_one_line(run_file):
     done = run_without(("xarray",), MAIN, "show", run_file)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "pip install 'headdynamics[analysis]'" in done.stderr
+
+
+def test_what_is_logged_cannot_command_the_terminal() -> None:
+    log = "import logging; from headdynamics.analysis.program import log_to_terminal as t; t()"
+    tell = f"{log}; logging.getLogger('headdynamics').info('%s: skipped', 'runs/\\x1b[31mred\\nnext')"
+    done = subprocess.run([sys.executable, "-c", tell], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stderr == "runs/?[31mred\nnext: skipped\n"
