@@ -5,7 +5,8 @@
 # make coverage  which of transformers' model types it works on (docs/coverage.md)
 # make matrix  the tests on other versions of Python, fairseq, transformers and torch (docs/versions.md)
 # make ray-test  the tests that need Ray, which takes 240 MB (into .ray)
-# make lock    requirements-dev.txt anew from requirements-dev.in; make audit   what is known against those packages
+# make docs    the documentation, into site/ (open site/index.html)
+# make lock    requirements-dev.txt and -docs.txt anew from the .in files; make audit   what is known against those packages
 # make faults  kills, failing disks and damaged files, as many as docs/faults.md tells of: an hour; goes on where it stopped
 # Every target sets up .venv by itself, once; python3 must be 3.11 or 3.12 (PYTHON=python3.12 make test).
 
@@ -14,7 +15,7 @@ EPOCHS ?= 3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test bench results coverage faults matrix lint setup ray-test lock audit clean
+.PHONY: demo test bench results coverage faults matrix docs lint setup ray-test lock audit clean
 
 demo: setup
 	$(BIN)/python examples/demo.py --epochs $(EPOCHS) $(if $(FRESH),--fresh)
@@ -44,6 +45,14 @@ ray-test: setup .ray/.ready
 faults: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults $(KINDS)
 
+docs: setup .venv/.docs
+	$(BIN)/mkdocs build --strict --quiet
+	@echo site/index.html
+
+.venv/.docs: requirements-docs.txt $(READY)
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements-docs.txt
+	touch $@
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -65,11 +74,14 @@ $(READY): requirements-dev.txt setup.py
 lock: setup
 	$(BIN)/uv pip compile --quiet --no-deps --universal --python-version 3.11 --generate-hashes --no-annotate \
 	    --no-emit-package torch --custom-compile-command 'make lock' requirements-dev.in -o requirements-dev.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+	    --constraint requirements-dev.in --custom-compile-command 'make lock' requirements-docs.in -o requirements-docs.txt
 
 # Known weaknesses of the pinned packages; fails too where one could not be looked up.
 audit: setup
 	$(BIN)/uv tool run pip-audit@2.10.1 --strict --disable-pip --require-hashes -r requirements-dev.txt
+	$(BIN)/uv tool run pip-audit@2.10.1 --strict --disable-pip --require-hashes -r requirements-docs.txt
 
 clean:
-	rm -rf .venv .matrix .ray build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .matrix .ray site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
