@@ -14,7 +14,9 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parent.parent
-OUTSIDE = ("results/README.md", "results/Makefile", "results/figures/*.png", "results/tables/*", "benchmarks/results.md")
+OUTSIDE = (
+    "results/README.md", "results/Makefile", "results/figures/*.png", "results/tables/*", "benchmarks/results.md"
+)  # fmt: skip
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -27,5 +29,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
     """Links out of docs/ and into it, and no link to a folder: a site shows none."""
     markdown = re.sub(r"\[([\w/]+/)\]\([\w/]+\)", r"`\1`", markdown)
+    if page.file.src_uri == "coverage.md":  # other libraries' error messages: ['a']['b'] is no link
+        markdown = markdown.replace("][", "]\\[")
     outside = "/" in page.file.src_uri
     return markdown.replace("](../docs/", "](../") if outside else markdown.replace("](../", "](")
