@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ with needed():
     import h5py
     import xarray as xr
 
+Groups = dict[str, dict[str, tuple[tuple[str, ...], np.ndarray, dict[str, str]]]]
 NOTES = ("test", "update", "estimator", "scale")  # attributes of a dataset that come along as its variable's own
 
 
@@ -65,7 +67,7 @@ def _check_is_hdf5(path: Path) -> None:
 def _read(path: Path, file: h5py.File) -> Run:
     attrs = _attributes(path, file)
     coordinates: dict[str, np.ndarray] = {}
-    groups: dict[str, dict[str, tuple[tuple[str, ...], np.ndarray, dict[str, str]]]] = {}
+    groups: Groups = {}
     for name, field in FIELDS.items():
         group, _, variable = name.rpartition("/")
         if name.startswith(OPTIONAL) and group not in file:
@@ -78,6 +80,18 @@ def _read(path: Path, file: h5py.File) -> Run:
         notes = {key: str(_plain(file[name].attrs[key])) for key in NOTES if key in file[name].attrs}
         groups.setdefault(group, {})[variable] = (field.axes, array, notes)
     _check_growing(path, coordinates["snapshot"], groups["snapshots"]["update"][1])
+    return assembled(path, attrs, groups, coordinates)
+
+
+def assembled(path: Path, attrs: Mapping[str, Any], groups: Groups, coordinates: Mapping[str, np.ndarray]) -> Run:
+    """The run that these arrays are.
+
+    Args:
+        path: what the run is called.
+        attrs: as `schema.ATTRIBUTES` names them.
+        groups: group -> variable -> (axes, array, its own attributes).
+        coordinates: of every axis that is used.
+    """
     datasets = {
         group.replace("/", "_"): xr.Dataset(
             variables, {axis: coordinates[axis] for axes, *_ in variables.values() for axis in axes}

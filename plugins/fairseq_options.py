@@ -66,6 +66,7 @@ def add_to_fairseq() -> None:
     common = FairseqConfig.__dataclass_fields__["common"]
     common.type = extended
     common.default = extended if isinstance(common.default, type) else extended()  # 0.12.2 keeps instances
+    FairseqConfig.common = common.default  # older omegaconf reads the class's attribute
     FairseqConfig.__annotations__["common"] = extended
     hydra_init()
 

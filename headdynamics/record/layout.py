@@ -1,27 +1,19 @@
-"""The run file's layout: which datasets it has, how they grow with each snapshot, and which values go where."""
+"""The run file's layout: which datasets it has, and how they grow with each row."""
 
 from __future__ import annotations
 
-import datetime
-import json
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from .. import schema
-from ..ablation import Ablation
-from ..curve import Curve
 from ..online import Window
-from ..orders import reference_of
-from ..schema import ABLATIONS, AXES, FIELDS, OPTIONAL, SCHEMA, RunFileError
+from ..schema import AXES, FIELDS, OPTIONAL, RunFileError
 from ..snapshot import Run, Snapshot
+from .rows import attributes, fixed_axes, notes, values, window_values
 
 # A chunk is written whole when a row of it changes, and each costs a lookup when it is read.
 CHUNK, ROWS = 1 << 14, 128  # bytes, rows: at most
 GROWING = ("snapshot", "window")  # axes
-
-KNEE_PARTS = tuple(name.removeprefix("knee/") for name in FIELDS if name.startswith("knee/"))
 
 
 def h5py_module() -> Any:
@@ -50,39 +42,19 @@ def _fill(dtype: str) -> Any:
 
 def create(file: Any, run: Run) -> None:
     """Fill a new file: attributes, axes, heads, and every dataset that is not optional, without rows."""
-    from .. import __version__
-
-    file.attrs.update(
-        schema=SCHEMA,
-        headdynamics=__version__,
-        framework=run.framework,
-        model=run.model,
-        signature=json.dumps(run.signature, sort_keys=True, default=str),
-        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        metric=run.metric,
-        greater_is_better=run.greater_is_better,
-        estimator=run.estimator,
-    )
-    heads = run.heads
-    axes: dict[str, Any] = {
-        "snapshot": [],
-        "head": np.arange(len(heads)),
-        "order": list(run.orders),
-        "fraction": list(run.fractions),
-        "block": np.arange(schema.BLOCKS),
-        "window": [],
-    }
+    file.attrs.update(attributes(run))
+    fixed = fixed_axes(run)
     for name, (dtype, meaning) in AXES.items():
-        values = axes[name]
-        scale = file.create_dataset(name, (len(values),), _dtype(dtype), maxshape=(None,), chunks=(ROWS,))
+        along = fixed.get(name, [])
+        scale = file.create_dataset(name, (len(along),), _dtype(dtype), maxshape=(None,), chunks=(ROWS,))
         scale.attrs["long_name"] = meaning
-        scale[:] = values
+        scale[:] = along
         scale.make_scale(name)
     for name in FIELDS:
         if not name.startswith(OPTIONAL):
             create_field(file, name)
     for name in ("kind", "layer", "number", "module"):
-        column = getattr(heads, name)
+        column = getattr(run.heads, name)
         file[f"heads/{name}"][:] = column.astype(object) if column.dtype.kind == "U" else column
 
 
@@ -127,13 +99,13 @@ def append(file: Any, snapshot: Snapshot) -> None:
     if at:  # HDF5 adds texts to the heap that it has seen; having seen none it begins one, 4 kB a row
         datasets["snapshots/status"][at - 1]
     datasets["snapshot"][at] = snapshot.update
-    for name, value in _values(file, snapshot).items():
+    orders = [name.decode() if isinstance(name, bytes) else name for name in file["order"][:]]
+    for name, value in values(snapshot, orders, len(file["fraction"])).items():
         if name not in datasets:  # an optional group, at its first row; earlier rows are missing
             create_field(file, name)
             datasets[name] = file[name]
         datasets[name][at] = value
-    for what, ablation in snapshot.ablations.items():
-        file[f"{ABLATIONS[what]}/pvalue"].attrs["test"] = ablation.test
+    _annotate(file, snapshot)
 
 
 def insert(file: Any, snapshot: Snapshot) -> None:
@@ -154,52 +126,13 @@ def append_window(file: Any, window: Window) -> None:
     for name in (name for name in FIELDS if name.startswith("online/") and name not in file):
         create_field(file, name)
     resize(file, "window", at)
-    for name, dataset in resize(file, "window", at + 1).items():
-        dataset[at] = window.update if name == "window" else getattr(window, name.removeprefix("online/"))
-    file["online/mean"].attrs.update(estimator=window.estimator, scale=window.scale)
+    datasets = resize(file, "window", at + 1)
+    datasets["window"][at] = window.update
+    for name, value in window_values(window).items():
+        datasets[name][at] = value
+    _annotate(file, window)
 
 
-def _values(file: Any, snapshot: Snapshot) -> dict[str, Any]:
-    first = next(iter(snapshot.curves.values()), None)
-    values: dict[str, Any] = {
-        "snapshots/update": snapshot.update,
-        "snapshots/epoch": snapshot.epoch,
-        "snapshots/seconds": snapshot.seconds,
-        "snapshots/status": snapshot.status,
-        "snapshots/score": snapshot.score,
-        "snapshots/n_score": first.n if first is not None else 0,
-        "snapshots/checkpoint": snapshot.checkpoint,
-    }
-    if (found := snapshot.importance) is not None:
-        values |= {"snapshots/loss": found.loss, "snapshots/n_importance": found.n}
-        values |= {f"importance/{name}": getattr(found, name) for name in ("mean", "stderr", "signed", "blocks")}
-    if snapshot.curves:
-        orders = [name.decode() if isinstance(name, bytes) else name for name in file["order"][:]]
-        missing = np.full(len(file["fraction"]), np.nan)
-        for part in ("score", "stderr"):
-            values[f"curve/{part}"] = [
-                getattr(snapshot.curves[o], part) if o in snapshot.curves else missing for o in orders
-            ]
-        values |= _areas(snapshot.curves, orders)
-        if snapshot.knees:
-            values |= {f"knee/{n}": [getattr(snapshot.knees[o], n) for o in orders] for n in KNEE_PARTS}
-    for what, ablation in snapshot.ablations.items():
-        values |= _ablated(ABLATIONS[what], ablation)
-    return values
-
-
-def _ablated(group: str, ablation: Ablation) -> dict[str, np.ndarray]:
-    names = ("score", "delta", "stderr", "pvalue")
-    halves = dict(zip(("delta_first", "delta_second"), ablation.halves, strict=True))
-    return {f"{group}/{n}": getattr(ablation, n) for n in names} | {f"{group}/{n}": half for n, half in halves.items()}
-
-
-def _areas(curves: Mapping[str, Curve], orders: Sequence[str]) -> dict[str, np.ndarray]:
-    """The group /orders: the area under each order's curve, and how it differs from that of importance."""
-    rows = np.full((len(orders), 4), np.nan)
-    for row, name in zip(rows, orders, strict=True):
-        if name in curves:
-            row[:2] = curves[name].area, curves[name].area_stderr
-            if (reference := reference_of(name, curves)) is not None:
-                row[2:] = curves[name].area_difference(curves[reference])
-    return {f"orders/{n}": rows[:, i] for i, n in enumerate(("area", "area_stderr", "difference", "difference_stderr"))}
+def _annotate(file: Any, row: Snapshot | Window) -> None:
+    for name, told in notes(row).items():
+        file[name].attrs.update(told)

@@ -12,6 +12,7 @@
 | knee/ORDER                | fraction of heads that may go, where the knee was asked for      |
 | stability/with_previous   | Spearman's rank correlation of I(h) with the snapshot before     |
 | online/KIND               | mean I(h) of a kind over a window of training's own steps        |
+| headdynamics/...          | every number of the row, for the dashboard: see `events`         |
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from ..curve import Curve
 from ..online import Window
 from ..snapshot import Run, Snapshot
 from ..stacks import stacks
+from .events import row_summary, run_summary
 
 logger = logging.getLogger("headdynamics")
 SHOWN = (0.2, 0.4, 0.6, 0.8)
@@ -56,11 +58,15 @@ class TensorBoardRecorder:
             raise ImportError("TensorBoard events need tensorboard: pip install headdynamics[tensorboard]") from None
         self._run = run
         self._writer = SummaryWriter(str(self.folder), purge_step=None if update is None else update + 1)
+        self._writer.file_writer.add_summary(run_summary(run), 0)
 
     def write(self, snapshot: Snapshot) -> None:
-        """See `Recorder`; a snapshot that failed has nothing to show."""
+        """See `Recorder`; a snapshot that failed has nothing to show but that it did."""
         run = self._run
-        if run is None or snapshot.importance is None:
+        assert run is not None, "start comes first"
+        self._writer.file_writer.add_summary(row_summary(run, snapshot), snapshot.update)
+        if snapshot.importance is None:
+            self._writer.flush()
             return
         before = self._taken[-1].importance if self._taken else None
         self._taken.append(light(snapshot))
@@ -76,7 +82,9 @@ class TensorBoardRecorder:
 
     def write_window(self, window: Window) -> None:
         """See `Recorder`."""
-        kinds = self._run.heads.kind if self._run is not None else np.empty(0)
+        assert self._run is not None, "start comes first"
+        self._writer.file_writer.add_summary(row_summary(self._run, window), window.update)
+        kinds = self._run.heads.kind
         for kind in np.unique(kinds):
             known = window.mean[(kinds == kind) & np.isfinite(window.mean)]
             if len(known):

@@ -1,10 +1,12 @@
 """TensorBoard: a tag for each layer of each stack, and no more kept than is drawn."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from runs import a_run, a_snapshot
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 from headdynamics.heads import Attention, Heads
@@ -28,34 +30,27 @@ def test_a_layer_of_each_stack_has_a_tag_of_its_own():
     assert layers(towers("layers.0.a", "layers.1.a")) == pytest.approx({"encoder-0": 0.0015, "encoder-1": 0.0055})
 
 
-def test_a_long_run_keeps_neither_resamples_nor_ablations():
+def test_a_long_run_keeps_neither_resamples_nor_ablations(tmp_path):
     whole = a_snapshot(1)
     curves = {name: replace(curve, resampled=np.ones((200, 11), np.float32)) for name, curve in whole.curves.items()}
-    whole = replace(whole, curves=curves, ablations={"one": object()})
-    recorder, events = TensorBoardRecorder("unused"), Events()
-    recorder._run, recorder._writer = a_run(), events
+    whole = replace(whole, curves=curves, ablations={"one": an_ablation()})
+    recorder = TensorBoardRecorder(tmp_path)
+    recorder.start(a_run(), None)
     recorder.write(whole)
     (kept,) = recorder._taken
     assert not kept.ablations and not any(owned(curve.resampled) for curve in kept.curves.values())
     assert whole.ablations and whole.curves["importance"].resampled.shape == (200, 11)
-    assert {"heads/importance", "curve/figure_5", "score/unpruned", "retained/random_20"} <= set(events.tags)
+    recorder.close()
+    tags = EventAccumulator(str(tmp_path)).Reload().Tags()
+    drawn = {"heads/importance", "curve/figure_5"}
+    assert drawn <= set(tags["images"]) and {"score/unpruned", "retained/random_20"} <= set(tags["scalars"])
+
+
+def an_ablation(heads=8):
+    row = np.arange(heads) / 10
+    return SimpleNamespace(score=row, delta=row, stderr=row, pvalue=row, halves=np.stack([row, row]), test="mcnemar")
 
 
 def owned(array):
     """Bytes that an array keeps alive, its own or those that it is a view of."""
     return array.nbytes if array.base is None else max(array.nbytes, array.base.nbytes)
-
-
-class Events:
-    """What a SummaryWriter is asked for."""
-
-    def __init__(self):
-        self.tags = []
-
-    def add_scalar(self, tag, value, step):
-        self.tags.append(tag)
-
-    add_figure = add_scalar
-
-    def flush(self):
-        pass

@@ -1,0 +1,1 @@
+"""The HEAD DYNAMICS tab of TensorBoard."""
