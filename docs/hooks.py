@@ -1,4 +1,4 @@
-"""mkdocs: pages that stand outside docs/ belong to the site, and relative links lead there as they do in the repository.
+"""mkdocs: pages outside docs/ belong to the site, and relative links lead there as they do in the repository.
 
 The site's root is docs/; results/ and benchmarks/ stand below it.
 """
