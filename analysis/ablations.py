@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from headdynamics.analysis.program import no_formula
 from headdynamics.analysis.run import Run
 from headdynamics.analysis.words import moment
 
@@ -158,9 +159,5 @@ def write_csv(found: Effects, path: Path) -> None:
         table = csv.writer(file)
         table.writerow(columns)
         for row in zip(*columns.values(), strict=True):
-            table.writerow("" if value != value else _cell(value) for value in row)  # NaN alone differs from itself
-
-
-def _cell(value: object) -> object:
-    """Text from a run file that a spreadsheet would take for a formula stands behind an apostrophe."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+            # NaN alone differs from itself.
+            table.writerow("" if value != value else no_formula(value) for value in row)

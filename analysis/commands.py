@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from headdynamics.analysis.program import Command, UsageError, check_picture, complain, console
+from headdynamics.analysis.run import TABLES
 
 from headdynamics.schema import RunFileError
 
@@ -120,6 +121,19 @@ def orders(args: argparse.Namespace) -> int:
     return 0
 
 
+def export(args: argparse.Namespace) -> int:
+    """Write tidy tables and print the path of each."""
+    from headdynamics.analysis.export import check_form, check_output
+    from headdynamics.analysis.export import export as write_tables
+    from headdynamics.analysis.load import load_run
+
+    check_form(args.form)
+    check_output(args.output, args.what, args.form)
+    for path in write_tables(load_run(args.run), args.what, args.form, args.output):
+        print(path)
+    return 0
+
+
 def show(args: argparse.Namespace) -> int:
     """Say what is in the file."""
     from headdynamics.analysis.load import load_run
@@ -177,6 +191,15 @@ def _orders_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--figure", type=Path, help="draw figures 3 and 4: png, pdf or svg")
 
 
+def _export_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, metavar="RUN.h5")
+    parser.add_argument("--what", choices=(*TABLES, "all"), default="importance", help="default: %(default)s")
+    form = parser.add_mutually_exclusive_group(required=True)
+    form.add_argument("--csv", dest="form", action="store_const", const=".csv", help="text, for spreadsheets and all")
+    form.add_argument("--parquet", dest="form", action="store_const", const=".parquet", help="typed; needs pyarrow")
+    parser.add_argument("-o", "--output", metavar="PATH", help="a file, or a folder/ (default: RUN-TABLE.csv, here)")
+
+
 def _show_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN.h5")
 
@@ -187,5 +210,6 @@ COMMANDS = {
     "orders": Command("tell which pruning order wins, by the area under its curve", orders, _orders_options),
     "ablations": Command("tell what each head does to the score, with paired tests", ablations, _ablations_options),
     "compare": Command("tell whether the same heads matter on other data", compare, _compare_options),
+    "export": Command("write the numbers as tidy tables, CSV or Parquet", export, _export_options),
     "show": Command("say what is in a run file", show, _show_options),
 }

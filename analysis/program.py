@@ -86,6 +86,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
 
 
+def no_formula(text: object) -> object:
+    """Text from a file, safe for a spreadsheet: what it would take for a formula stands behind an apostrophe."""
+    return f"'{text}" if isinstance(text, str) and text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+
+
 class Printable(logging.Formatter):
     """What is logged, safe for a terminal: it may name a stranger's folder."""
 

@@ -8,13 +8,15 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headdynamics.schema import RunFileError
+from headdynamics.schema import FIELDS, RunFileError
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     import xarray as xr
 
+GROUPS = tuple(dict.fromkeys(name.rpartition("/")[0].replace("/", "_") for name in FIELDS))
+TABLES = (*GROUPS, "blocks")  # which are importance's, with an axis more
 OK = "ok"  # the status of a snapshot that was measured in full
 
 
@@ -81,14 +83,32 @@ class Run:
             **{name: data.isel(snapshot=keep) for name, data in datasets if "snapshot" in getattr(data, "dims", ())},
         )
 
-    def to_dataframe(self) -> pd.DataFrame:
-        """One row per snapshot and head: where it stands, what it is, its importance.
+    def to_xarray(self) -> xr.Dataset:
+        """Everything in one Dataset, each variable named as its path in the file: ``curve_score`` is ``/curve/score``.
 
-        Columns: update, epoch, status, score, head, kind, layer, number, mean, stderr, signed.
+        One Dataset and no tree of them, since all share their axes: one ``sel`` or ``where`` cuts every variable. Along
+        ``snapshot`` (the update) the coordinates ``epoch`` and ``status``, along ``head`` ``kind``, ``layer``,
+        ``number`` and ``module`` say what is measured. The file's attributes come along in types that
+        ``to_netcdf()`` can write.
         """
-        table = self.importance[["mean", "stderr", "signed"]].to_dataframe().reset_index()
-        heads = self.heads[["kind", "layer", "number"]].to_dataframe()
-        snapshots = self.snapshots[["update", "epoch", "status", "score"]].to_dataframe()
-        table = table.join(heads, on="head").join(snapshots, on="snapshot")
-        columns = ["update", "epoch", "status", "score", "head", "kind", "layer", "number", "mean", "stderr", "signed"]
-        return table[columns]
+        from headdynamics.analysis.tables import dataset
+
+        return dataset(self)
+
+    def to_dataframe(self, what: str = "importance") -> pd.DataFrame:
+        """A tidy table: one row an observation, first where it stands and what it is of, then its numbers.
+
+        Args:
+            what: importance (a row a snapshot and head), blocks, curve, orders, knee, ablation_one,
+                ablation_all_but_one, online, transfer, snapshots or heads.
+
+        Where a row belongs to a snapshot, its columns are update, epoch, status and, unless the table has a score of
+        its own, the unpruned ``score``; of a head: head, kind, layer, number. A note of the file on a variable is a
+        column too: ``pvalue_test``. The file's attributes are the table's ``attrs``.
+
+        Raises:
+            RunFileError: that was not measured; the message says what was.
+        """
+        from headdynamics.analysis.tables import table
+
+        return table(self, what)
