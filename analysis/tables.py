@@ -28,7 +28,7 @@ def dataset(run: Run) -> xr.Dataset:
     """Everything a run measured as one Dataset: `Run.to_xarray`."""
     places = {**run.heads.variables, **run.snapshots[["epoch", "status"]].variables}
     groups = {name: getattr(run, name) for name in GROUPS if name != "heads" and getattr(run, name) is not None}
-    measured = {}
+    measured: dict[str, xr.Variable] = {}
     for group, data in groups.items():
         places |= {axis: data.variables[axis] for axis in data.dims}
         own = [name for name in data.data_vars if name not in ("update", "epoch", "status")]
