@@ -147,13 +147,19 @@ def read(path: Path, mapped: bool = True) -> dict[str, Any]:
     """A checkpoint's content by torch's safe loader; `mapped`: what is not used of it is not read.
 
     Raises:
-        ValueError: the file is damaged, is no fairseq checkpoint, or holds more than tensors and plain values.
+        ValueError: the file is damaged, is no fairseq checkpoint, or holds more than tensors and plain values; or
+            this torch cannot read such files without running what they hold.
 
     """
+    if not hasattr(torch.serialization, "add_safe_globals"):
+        raise ValueError(
+            f"{path} is not loaded: torch {torch.__version__} cannot read fairseq's checkpoints without running what "
+            "they hold; torch 2.4 and later can"
+        )
     allow_fairseq_checkpoints()
     try:
         mmap = (mapped and zipfile.is_zipfile(path)) or None
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        state = torch.load(str(path), map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         why = next((line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "Unsupported" in line), "")
         raise ValueError(

@@ -21,8 +21,8 @@ import numpy as np
 from ..online import Window
 from ..schema import FIELDS
 from ..snapshot import Run, Snapshot
-from .rows import attributes, fixed_axes, notes, values, window_values
 from ..tags import NOTES, PLUGIN, RUN, tag_of
+from .rows import attributes, fixed_axes, notes, values, window_values
 
 
 def run_summary(run: Run) -> Any:

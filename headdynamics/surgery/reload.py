@@ -120,7 +120,7 @@ def _file(path: Path) -> Any:
             from safetensors.torch import load_file
 
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(str(path), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise SurgeryError(
             f"{path} is damaged, or holds more than tensors and plain values, so it was not loaded (weights_only). For "

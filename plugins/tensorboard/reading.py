@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tensorboard.data.provider import DataProvider, RunTagFilter
-
 from headdynamics.analysis.load import Groups, assembled
 from headdynamics.analysis.run import Run
+from tensorboard.data.provider import DataProvider, RunTagFilter
+
 from headdynamics.schema import ATTRIBUTES, AXES, FIELDS, OPTIONAL, SCHEMA, RunFileError
 from headdynamics.tags import NOTES, PLUGIN, RUN, tag_of
 

@@ -17,11 +17,13 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from headdynamics.plugins.fairseq_checkpoints import find
+from headdynamics.plugins.fairseq_checkpoints import find, read
 from headdynamics.plugins.fairseq_config import ConfigError, safe_config
 from run_content import content
 
 from headdynamics.__main__ import main
+
+pytestmark = tiny.needs_safe_reading
 
 BACKFILL = [sys.executable, "-m", "headdynamics", "backfill"]
 BLEU = [*tiny.BLEU, "--hd-score", "bleu", "--hd-orders", "importance,random-2"]
@@ -324,3 +326,9 @@ def test_help_and_readers_need_no_torch():
         assert said.stdout.strip().endswith("False"), said
     everything = tiny.run([sys.executable, "-m", "headdynamics", "--help"])
     assert all(name in everything for name in ("settle", "curves", "show", "backfill", "watch"))
+
+
+def test_a_torch_that_cannot_read_them_safely_is_told(training, monkeypatch):
+    monkeypatch.delattr(torch.serialization, "add_safe_globals")
+    with pytest.raises(ValueError, match="torch 2.4 and later can"):
+        read(next(training.glob("checkpoint*.pt")))

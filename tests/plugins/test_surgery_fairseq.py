@@ -8,6 +8,8 @@ from torch.nn.functional import cross_entropy
 
 import headdynamics as hd
 
+pytestmark = tiny.needs_safe_reading
+
 
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory):

@@ -35,6 +35,7 @@ def training(data, tmp_path_factory):
         yield process, save
 
 
+@fairseq_tiny.needs_safe_reading
 def test_a_fairseq_training(training, data, tmp_path, caplog):
     """The folder is not there when the watching begins; `checkpoint_last.pt` is written over all the time."""
     process, save = training

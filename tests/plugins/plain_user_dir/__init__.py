@@ -5,7 +5,8 @@ import argparse
 import numpy as np
 import torch
 
-torch.serialization.add_safe_globals(
-    [argparse.Namespace, np.dtype, np.ndarray, np._core.multiarray._reconstruct, np._core.multiarray.scalar]
-    + [type(np.dtype(name)) for name in ("float64", "int64")]
-)
+if hasattr(torch.serialization, "add_safe_globals"):  # torch 2.4; older ones load everything by default
+    torch.serialization.add_safe_globals(
+        [argparse.Namespace, np.dtype, np.ndarray, np._core.multiarray._reconstruct, np._core.multiarray.scalar]
+        + [type(np.dtype(name)) for name in ("float64", "int64")]
+    )
