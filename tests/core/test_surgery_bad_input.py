@@ -104,7 +104,7 @@ def test_an_entry_that_is_no_list_of_heads(saved, entry):
 
 
 def test_a_config_of_another_shape(saved):
-    with pytest.raises(hd.SurgeryError, match="cannot be loaded as a pruned Bert.*mismatch"):
+    with pytest.raises(hd.SurgeryError, match=r"(?s)cannot be loaded as a pruned Bert.*mismatch"):
         load_changed(saved, intermediate_size=24)
 
 
