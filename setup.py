@@ -28,6 +28,7 @@ setup(
         "headdynamics.surgery",
         "headdynamics.tasks",
         "headdynamics.plugins",
+        "headdynamics.plugins.tensorboard",
         "headdynamics.analysis",
     ],
     package_dir={"headdynamics.plugins": "plugins", "headdynamics.analysis": "analysis"},
