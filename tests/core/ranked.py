@@ -231,6 +231,8 @@ def looped(ranks: Ranks, folder: Path, estimator: str, watched: bool = True) -> 
     for module in inner.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
+        if hasattr(module, "dropout_prob"):  # of transformers 4's attention, no module of its own
+            module.dropout_prob = 0.0
     model = nn.parallel.DistributedDataParallel(inner) if ranks.size > 1 else inner
     optimizer, memory = torch.optim.SGD(model.parameters(), 0.05), MemoryRecorder()
     whole = {name: torch.cat([batch[name] for batch in batches()])[:4] for name in batches()[0]}
