@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import transformers
 import transformers as hf
 from models import CASES
 from torch import nn
@@ -66,7 +67,8 @@ def test_what_is_remembered():
         names = {name for name, module in model.named_modules() if module in memory.calls}
     layers = [f"bert.encoder.layer.{i}{part}" for i in range(2) for part in ("", ".attention", ".attention.self")]
     first = "bert.encoder.layer.0.attention.output"  # called before the gate that is in it
-    assert names == {"bert", "bert.embeddings", "bert.encoder", first, *layers} and set(runs.values()) == {1}
+    stack = set() if transformers.__version__.startswith("4.") else {"bert.encoder"}  # there its layers are, it is not
+    assert names == {"bert", "bert.embeddings", first, *stack, *layers} and set(runs.values()) == {1}
 
 
 def test_a_plain_net_shares():

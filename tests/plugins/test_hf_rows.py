@@ -10,6 +10,7 @@ from pathlib import Path
 import hf_tiny as tiny
 import numpy as np
 import pytest
+import transformers
 from hf_tiny import QUIET, HeadDynamicsCallback
 from transformers import EarlyStoppingCallback, TrainerCallback
 
@@ -186,6 +187,8 @@ def test_attach_shows_its_numbers_to_reporters_and_not_to_the_state(tmp_path):
 
 def test_tensorboard_under_the_trainers_own_folder(tmp_path, monkeypatch):
     pytest.importorskip("tensorboard")
-    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))
-    watched("attach", tmp_path / "out", tmp_path / "run.h5", {"tensorboard": True}, report_to="tensorboard").train()
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))  # transformers 5 asks for it so
+    settings = {"logging_dir": str(tmp_path / "board")} if transformers.__version__.startswith("4.") else {}
+    settings["report_to"] = "tensorboard"
+    watched("attach", tmp_path / "out", tmp_path / "run.h5", {"tensorboard": True}, **settings).train()
     assert len(list((tmp_path / "board/headdynamics").glob("events*"))) == 1
