@@ -45,7 +45,7 @@ def prepared(cell: Cell, commit: str) -> Path:
     _export(commit, folder / "source")
     asked = [*cell.requirements, *TOOLS]
     key, ready = "\n".join([*asked, WITHOUT.read_text()]), folder / "ready"
-    if not ready.exists() or ready.read_text() != key:
+    if not (folder / "venv").exists() or not ready.exists() or ready.read_text() != key:
         ready.unlink(missing_ok=True)
         python = interpreter(cell.python)
         if not shutil.which(python):
