@@ -151,12 +151,11 @@ def read(path: Path, mapped: bool = True) -> dict[str, Any]:
             this torch cannot read such files without running what they hold.
 
     """
-    if not hasattr(torch.serialization, "add_safe_globals"):
+    if not allow_fairseq_checkpoints():
         raise ValueError(
             f"{path} is not loaded: torch {torch.__version__} cannot read fairseq's checkpoints without running what "
             "they hold; torch 2.4 and later can"
         )
-    allow_fairseq_checkpoints()
     try:
         mmap = (mapped and zipfile.is_zipfile(path)) or None
         state = torch.load(str(path), map_location="cpu", weights_only=True, mmap=mmap)

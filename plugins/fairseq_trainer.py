@@ -63,15 +63,19 @@ def _training_modules(train: ModuleType) -> list[ModuleType]:
     return [train, main] if spec is not None and spec.name == "fairseq_cli.train" else [train]
 
 
-def allow_fairseq_checkpoints() -> None:
-    """Let torch's safe loader read fairseq's checkpoints: the plain classes that they hold, and nothing else."""
+def allow_fairseq_checkpoints() -> bool:
+    """Let torch's safe loader read fairseq's checkpoints: the plain classes that they hold, and nothing else.
+
+    False where this torch (before 2.4) cannot be told so.
+    """
     if not hasattr(torch.serialization, "add_safe_globals"):
-        return
+        return False
     core = getattr(np, "_core", None) or np.core
     dtypes = [type(np.dtype(name)) for name in ("float64", "float32", "int64", "int32", "bool")]
     torch.serialization.add_safe_globals(
         [argparse.Namespace, np.dtype, np.ndarray, core.multiarray._reconstruct, core.multiarray.scalar, *dtypes]
     )
+    return True
 
 
 def allow_fairseq_broadcasts() -> None:

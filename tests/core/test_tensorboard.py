@@ -1,11 +1,10 @@
 """TensorBoard: a tag for each layer of each stack, and no more kept than is drawn."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from runs import a_run, a_snapshot
+from runs import a_run, a_snapshot, an_ablation
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
@@ -44,11 +43,6 @@ def test_a_long_run_keeps_neither_resamples_nor_ablations(tmp_path):
     tags = EventAccumulator(str(tmp_path)).Reload().Tags()
     drawn = {"heads/importance", "curve/figure_5"}
     assert drawn <= set(tags["images"]) and {"score/unpruned", "retained/random_20"} <= set(tags["scalars"])
-
-
-def an_ablation(heads=8):
-    row = np.arange(heads) / 10
-    return SimpleNamespace(score=row, delta=row, stderr=row, pvalue=row, halves=np.stack([row, row]), test="mcnemar")
 
 
 def owned(array):

@@ -72,5 +72,4 @@ def _loader_struck(code: int, text: str) -> bool:
 
 def checkpoint(save: Path, name: str = "checkpoint_last.pt") -> dict:
     """A checkpoint of a run, read by torch's safe loader."""
-    allow_fairseq_checkpoints()
-    return torch.load(save / name, map_location="cpu", weights_only=hasattr(torch.serialization, "add_safe_globals"))
+    return torch.load(save / name, map_location="cpu", weights_only=allow_fairseq_checkpoints())

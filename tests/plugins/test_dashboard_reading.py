@@ -2,7 +2,6 @@
 
 import argparse
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from headdynamics.analysis.load import load_run
 from headdynamics.analysis.panels import panels
 from headdynamics.plugins.tensorboard.loader import Loader
 from headdynamics.plugins.tensorboard.reading import read, versions
-from runs import a_run, a_snapshot
+from runs import a_run, a_snapshot, an_ablation
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 from tensorboard.context import RequestContext
@@ -23,11 +22,6 @@ from headdynamics.schema import RunFileError
 from headdynamics.tags import RUN, tag_of
 
 FAILED = {"importance": None, "curves": {}, "status": "RuntimeError: no memory"}
-
-
-def an_ablation(heads=8):
-    row = np.arange(heads) / 10
-    return SimpleNamespace(score=row, delta=row, stderr=row, pvalue=row, halves=np.stack([row, row]), test="mcnemar")
 
 
 def record(folder, rows, resumed_at=None):
