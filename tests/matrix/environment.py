@@ -44,7 +44,9 @@ def prepared(cell: Cell, commit: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     _export(commit, folder / "source")
     asked = [*cell.requirements, *TOOLS]
-    key, ready = "\n".join([*asked, WITHOUT.read_text()]), folder / "ready"
+    # setup.py too: its extras are part of what is installed.
+    key = "\n".join([*asked, WITHOUT.read_text(), (REPO / "setup.py").read_text()])
+    ready = folder / "ready"
     if not (folder / "venv").exists() or not ready.exists() or ready.read_text() != key:
         ready.unlink(missing_ok=True)
         python = interpreter(cell.python)
