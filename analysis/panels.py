@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 import numpy as np
-from headdynamics.analysis.ablations import effects
 from headdynamics.analysis.clean import clean
 from headdynamics.analysis.curves import Retained, retained
 from headdynamics.analysis.draw import axis_of_time
@@ -14,12 +13,10 @@ from headdynamics.analysis.head_settling import WITHIN, ranks, settled_at
 from headdynamics.analysis.run import Run
 from headdynamics.analysis.settling import settle
 
-from headdynamics.schema import ABLATIONS
 from headdynamics.stacks import stacks
 
 MOST = 200_000  # numbers in one array: of a longer run some snapshots are shown, spread evenly
 DIGITS = 5
-ALPHA = 0.01
 
 
 def panels(run: Run, name: str | None = None) -> dict[str, Any]:
@@ -73,7 +70,6 @@ def panels(run: Run, name: str | None = None) -> dict[str, Any]:
                     for view in found.views
                 ],
             },
-            "ablations": [_ablation(run, what) for what, group in ABLATIONS.items() if _measured(run, group)],
         }
     )
 
@@ -131,24 +127,3 @@ def _curves(curve: Retained, kept: np.ndarray) -> dict[str, Any] | None:
         "spread": curve.random_sd[kept],
     }
 
-
-def _measured(run: Run, group: str) -> bool:
-    data = getattr(run, group.replace("/", "_"))
-    return data is not None and bool(np.isfinite(data["delta"].values).any())
-
-
-def _ablation(run: Run, what: str) -> dict[str, Any]:
-    found = effects(run, what)
-    return {
-        "what": what,
-        "when": found.when,
-        "base": found.base,
-        "n": found.n,
-        "test": found.test,
-        "alpha": ALPHA,
-        "delta": found.delta,
-        "stderr": found.stderr,
-        "pvalue": found.pvalue,
-        "holm": found.significant(ALPHA, "holm"),
-        "marked": found.significant(ALPHA, "none"),
-    }
