@@ -12,7 +12,7 @@ import numpy as np
 from headdynamics.analysis.needs import needed
 from headdynamics.analysis.run import Run
 
-from headdynamics.schema import ATTRIBUTES, AXES, FIELDS, OPTIONAL, SCHEMA, RunFileError
+from headdynamics.schema import ATTRIBUTES, AXES, FIELDS, OPTIONAL, SCHEMA, RunFileError, lies_elsewhere
 from headdynamics.seal import HDF5, Damaged, whole
 
 with needed():
@@ -134,6 +134,8 @@ def _array(path: Path, file: h5py.File, name: str, dtype: str, shape: tuple[int 
         group = name.rpartition("/")[0]
         what = f"group /{group}" if group and group not in file else f"dataset /{name}"
         raise RunFileError(f"{path} lacks the {what}: it is not a whole headdynamics run file")
+    if lies_elsewhere(data):
+        raise RunFileError(f"{path}: /{name} lies in another file, which a run file never does: do not trust it")
     if data.ndim != len(shape) or any(n is not None and n != m for n, m in zip(shape, data.shape, strict=True)):
         want = "[" + ", ".join("any" if n is None else str(n) for n in shape) + "]"
         raise RunFileError(f"{path}: /{name} has shape {list(data.shape)}, its axes say {want}")

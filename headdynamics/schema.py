@@ -9,7 +9,7 @@ A missing value is NaN (text: the empty string), never 0.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 SCHEMA = 1
 BLOCKS = 10  # disjoint blocks of examples whose means settle() needs (see analysis/settling.py)
@@ -102,3 +102,8 @@ OPTIONAL = ("orders/", "knee/", "ablation/", "online/", "transfer/")
 
 class RunFileError(Exception):
     """A run file cannot be used; the message names the cause and the cure."""
+
+
+def lies_elsewhere(dataset: Any) -> bool:
+    """Whether an HDF5 dataset keeps its values in another file; HDF5 would read and write that, wherever it is."""
+    return bool(dataset.external) or bool(dataset.is_virtual)

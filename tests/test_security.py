@@ -10,15 +10,19 @@ import sys
 import xml.etree.ElementTree
 from pathlib import Path
 
+import h5py
 import models
 import numpy as np
 import pytest
 import torch
 from fake_run import blocks_of, layout, write_run
+from headdynamics.analysis.load import load_run
 from runs import a_run, a_snapshot
 
 import headdynamics as hd
+from headdynamics.record.hdf5 import HDF5Recorder
 from headdynamics.record.tensorboard import TensorBoardRecorder
+from headdynamics.schema import RunFileError
 
 ROOT = Path(hd.__file__).parents[1]
 ROOMS = ("headdynamics", "plugins", "analysis")
@@ -114,7 +118,9 @@ from headdynamics.__main__ import main
 run = sys.argv[1]
 for command in (["show", run], ["settle", run], ["settle", "--json", run], ["curves", run, "-o", "c.svg"],
                 ["orders", run, "--figure", "o.svg"], ["ablations", run, "--csv", "a.csv", "--figure", "a.svg"],
-                ["compare", run, run, "--other", "1", "--figure", "m.svg"], ["show", "no\\x1b[31m.h5"]):
+                ["compare", run, run, "--other", "1", "--figure", "m.svg"],
+                ["export", run, "--what", "all", "--csv", "-o", "t/"],
+                ["export", run, "--what", "all", "--parquet", "-o", "t/"], ["show", "no\\x1b[31m.h5"]):
     code = main(command)
     assert code in (0, 2), (command, code)
     print("code", code, file=sys.stderr)
@@ -134,7 +140,7 @@ def shown(tmp_path_factory):
     places = ["../" * 20 + str(c4nary), str(c4nary), f"; touch {c4nary}2", BAD, "file://c4nary", "|c4nary"]
     write_run(
         folder / "run.h5", blocks_of([np.arange(1.0, 13)] * 6, 0.3), layout(3, 4),
-        {**attrs, "signature": json.dumps(signature)},
+        {**attrs, "signature": json.dumps(signature)}, order=np.array(["importance", *places[:2], "random-1"]),
         optional=("ablation/", "online/"), snapshots__checkpoint=np.array(places, object), heads__module=modules,
         snapshots__status=np.array(["ok"] * 5 + [f"Error: {BAD}"], object),
         heads__kind=np.array([f"kind {BAD}"] * 12, object),
@@ -157,7 +163,11 @@ def test_no_path_of_a_run_file_is_opened_and_nothing_is_started(shown):
     """Python's own audit of the process says so."""
     folder, _, err = shown
     assert "SEEN []" in err and (folder / "c4nary").read_text() == "secret"
-    assert {file.name for file in folder.iterdir()} <= {"c4nary", "run.h5", "c.svg", "o.svg", "a.csv", "a.svg", "m.svg"}
+    written = {"c.svg", "o.svg", "a.csv", "a.svg", "m.svg", "t"}
+    assert {file.name for file in folder.iterdir()} == {"c4nary", "run.h5"} | written
+    kinds = ("heads", "snapshots", "importance", "curve", "ablation_one", "ablation_all_but_one", "online", "blocks")
+    tables = {f"run-{kind}.{form}" for kind in kinds for form in ("csv", "parquet")}
+    assert {file.name for file in (folder / "t").iterdir()} == tables
 
 
 def test_figures_and_tables_do_not_interpret_it_either(shown):
@@ -168,8 +178,40 @@ def test_figures_and_tables_do_not_interpret_it_either(shown):
     for picture in pictures:
         tags = {node.tag.rpartition("}")[2] for node in xml.etree.ElementTree.parse(picture).iter()}
         assert "path" in tags and "script" not in tags
-    cells = [cell for line in (folder / "a.csv").read_text().splitlines() for cell in line.split(",")]
-    assert not [cell for cell in cells if cell.lstrip('"').startswith(("=", "+", "@"))] and "'=cmd" in str(cells)
+    for table in (folder / "a.csv", *(folder / "t").glob("*.csv")):
+        cells = [cell for line in table.read_text().splitlines() for cell in line.split(",")]
+        assert cells and not [cell for cell in cells if cell.lstrip('"').startswith(("=", "+", "@"))]
+    for table in (folder / "a.csv", folder / "t/run-heads.csv"):
+        assert "'=cmd" in table.read_text()
+
+
+@pytest.mark.parametrize("field", ["importance/mean", "heads/layer", "snapshot"])
+@pytest.mark.parametrize("way", ["external", "virtual"])
+def test_a_run_file_that_would_have_another_file_read_or_written_is_refused(field, way, tmp_path):
+    """HDF5 lets a dataset lie in any file of the machine: reading shows that file, a resumed run writes into it."""
+    path = tmp_path / "run.h5"
+    recorder = HDF5Recorder(path)
+    recorder.start(a_run(), None)
+    recorder.write(a_snapshot(1))
+    recorder.close()
+    (tmp_path / "secret").write_bytes(b"secret" * 100)
+    with h5py.File(path, "r+") as file:
+        shape, dtype = file[field].shape, file[field].dtype
+        del file[field]
+        if way == "external":
+            place = [(str(tmp_path / "secret"), 0, h5py.h5f.UNLIMITED)]
+            file.create_dataset(field, shape, dtype, maxshape=(None, *shape[1:]), external=place)
+        else:
+            there = h5py.VirtualLayout(shape, dtype)
+            there[:] = h5py.VirtualSource(str(tmp_path / "secret"), field, shape)
+            file.create_virtual_dataset(field, there)
+    with pytest.raises(RunFileError, match=f"/{field} lies in another file, which a run file never does"):
+        load_run(path)
+    again = HDF5Recorder(path)
+    again.start(a_run(), 1)
+    again.write(a_snapshot(2))
+    again.close()
+    assert again.path.name == "run-2.h5" and (tmp_path / "secret").read_bytes() == b"secret" * 100
 
 
 def test_tensorboard_shows_it_too(tmp_path):

@@ -214,7 +214,7 @@ def _why_not_ours(path: Path, run: Run) -> str | None:
             theirs = json.loads(file.attrs["signature"])["hash"]
             model = file.attrs["model"]
             check_shapes(file)
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         if isinstance(error, OSError) and error.errno not in (None, errno.EACCES):  # the disk's failure, not the file's
             why = f"cannot read {path}: {error.strerror}; it may be this run's: start again when the disk answers"
             raise RunFileError(why) from error

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..online import Window
-from ..schema import AXES, FIELDS, OPTIONAL, RunFileError
+from ..schema import AXES, FIELDS, OPTIONAL, RunFileError, lies_elsewhere
 from ..snapshot import Run, Snapshot
 from .rows import attributes, fixed_axes, notes, values, window_values
 
@@ -26,7 +26,10 @@ def h5py_module() -> Any:
 
 
 def check_shapes(file: Any) -> None:
-    """ValueError where a dataset has not one row a snapshot, or a window."""
+    """ValueError where a dataset lies in another file, or has not one row a snapshot, or a window."""
+    for name in (*AXES, *FIELDS):
+        if name in file and lies_elsewhere(file[name]):
+            raise ValueError(f"{name} lies in another file")
     for name, (_, axes) in FIELDS.items():
         if axes[0] in GROWING and name in file and len(file[name]) != (rows := len(file[axes[0]])):
             raise ValueError(f"{name} has {len(file[name])} rows of {rows}")

@@ -68,7 +68,6 @@ def test_csv_gives_back_the_same_numbers_and_no_formula(run_file, tmp_path, caps
 
 
 def test_parquet(run_file, tmp_path):
-    pytest.importorskip("pyarrow")
     assert main(["export", str(run_file), "--parquet", "-o", str(tmp_path / "a.parquet")]) == 0
     back = pd.read_parquet(tmp_path / "a.parquet")
     pd.testing.assert_frame_equal(back, load_run(run_file).to_dataframe())
