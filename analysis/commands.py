@@ -7,8 +7,8 @@ import json
 import sys
 from pathlib import Path
 
+from headdynamics.analysis import options
 from headdynamics.analysis.program import Command, UsageError, check_picture, complain, console
-from headdynamics.analysis.run import TABLES
 
 from headdynamics.schema import RunFileError
 
@@ -18,6 +18,8 @@ def settle(args: argparse.Namespace) -> int:
     from headdynamics.analysis.load import load_run
     from headdynamics.analysis.settling import settle as settle_run
 
+    if not 0 <= args.fraction <= 1:
+        raise UsageError(f"--fraction is {args.fraction:g}; give a share of the heads between 0 and 1, such as 0.5")
     answers, code = [], 0
     for path in args.runs:
         try:
@@ -134,6 +136,19 @@ def export(args: argparse.Namespace) -> int:
     return 0
 
 
+def report(args: argparse.Namespace) -> int:
+    """Write one HTML file with panels and tables, and print its path."""
+    from headdynamics.analysis.load import load_run
+    from headdynamics.analysis.report import report as page
+
+    if args.output.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"{args.output} should end in .html")
+    speeds = None if args.speeds is None else json.loads(args.speeds.read_text(encoding="utf-8"))
+    args.output.write_text(page([load_run(path) for path in args.runs], speeds), encoding="utf-8")
+    print(args.output)
+    return 0
+
+
 def show(args: argparse.Namespace) -> int:
     """Say what is in the file."""
     from headdynamics.analysis.load import load_run
@@ -143,73 +158,63 @@ def show(args: argparse.Namespace) -> int:
     return 0
 
 
-def _settle_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN.h5")
-    parser.add_argument("--json", action="store_true", help="print everything as JSON, all views and fractions")
-    parser.add_argument(
-        "--threshold", type=float, default=0.9, help="r has to stay at or above it (default: %(default)s)"
-    )
-    parser.add_argument("--tail", type=int, help="snapshots that have to follow (default: max(3, a third of all))")
-    parser.add_argument(
-        "--fraction", type=float, default=0.5, help="show overlap and kept score with this fraction pruned"
-    )
-
-
-def _curves_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", type=Path, metavar="RUN.h5")
-    parser.add_argument("-o", "--output", type=Path, help="png, pdf or svg (default: RUN-curves.png)")
-
-
-def _ablations_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", type=Path, metavar="RUN.h5")
-    parser.add_argument("--what", choices=("one", "all-but-one"), help="default: the first that was measured")
-    parser.add_argument("--snapshot", type=int, default=-1, help="its position, from 0 (default: -1, the last)")
-    parser.add_argument("--alpha", type=float, default=0.01, help="mark p-values up to this (default: %(default)s)")
-    parser.add_argument(
-        "--correction", choices=("none", "holm", "bh"), default="none", help="of these p-values, over all heads"
-    )
-    parser.add_argument("--csv", type=Path, help="write one row a head")
-    parser.add_argument("--figure", type=Path, help="draw it: png, pdf or svg")
-
-
-def _compare_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", type=Path, metavar="A.h5")
-    parser.add_argument("against", type=Path, metavar="B.h5", help="another run, or A.h5 again with --other")
-    parser.add_argument(
-        "--what", choices=("ablation", "importance", "both"), default="both", help="what of every head (default: both)"
-    )
-    where = "by position among those measured in full; -1 is the last"
-    parser.add_argument("--snapshot", type=int, default=-1, metavar="N", help=f"which snapshot, {where} (default: -1)")
-    parser.add_argument("--other", type=int, metavar="N", help="which snapshot of B.h5 (default: as --snapshot)")
-    parser.add_argument("--figure", type=Path, help="scatter plot: png, pdf or svg")
-    parser.add_argument("--json", action="store_true", help="print everything as JSON")
-
-
-def _orders_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", type=Path, metavar="RUN.h5")
-    parser.add_argument("--snapshot", type=int, default=-1, help="its position, from 0 (default: -1, the last)")
-    parser.add_argument("--figure", type=Path, help="draw figures 3 and 4: png, pdf or svg")
-
-
-def _export_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", type=Path, metavar="RUN.h5")
-    parser.add_argument("--what", choices=(*TABLES, "all"), default="importance", help="default: %(default)s")
-    form = parser.add_mutually_exclusive_group(required=True)
-    form.add_argument("--csv", dest="form", action="store_const", const=".csv", help="text, for spreadsheets and all")
-    form.add_argument("--parquet", dest="form", action="store_const", const=".parquet", help="typed; needs pyarrow")
-    parser.add_argument("-o", "--output", metavar="PATH", help="a file, or a folder/ (default: RUN-TABLE.csv, here)")
-
-
-def _show_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", type=Path, metavar="RUN.h5")
-
-
 COMMANDS = {
-    "settle": Command("tell when head importance settled", settle, _settle_options),
-    "curves": Command("draw the score as heads are pruned, at each snapshot", curves, _curves_options),
-    "orders": Command("tell which pruning order wins, by the area under its curve", orders, _orders_options),
-    "ablations": Command("tell what each head does to the score, with paired tests", ablations, _ablations_options),
-    "compare": Command("tell whether the same heads matter on other data", compare, _compare_options),
-    "export": Command("write the numbers as tidy tables, CSV or Parquet", export, _export_options),
-    "show": Command("say what is in a run file", show, _show_options),
+    "settle": Command(
+        "tell when head importance settled",
+        settle,
+        options.settle,
+        "The answer is a sentence (settled at which epoch and update, not settled, or too few or too noisy to tell), "
+        "then a table of the views and one of the snapshots.",
+        "settle run.h5 --threshold 0.8",
+    ),
+    "curves": Command(
+        "draw the score as heads are pruned, at each snapshot",
+        curves,
+        options.curves,
+        "The answer is a picture, figure 5 of the paper; its path is printed.",
+        "curves run.h5 -o curves.svg",
+    ),
+    "orders": Command(
+        "tell which pruning order wins, by the area under its curve",
+        orders,
+        options.orders,
+        "The answer is a table of the orders, best first, with their difference from the order by I(h).",
+        "orders run.h5 --snapshot 0 --figure orders.png",
+    ),
+    "ablations": Command(
+        "tell what each head does to the score, with paired tests",
+        ablations,
+        options.ablations,
+        "The answer is a table of layers by heads, the change of the score where each head is gone, and how many of "
+        "them chance alone would mark.",
+        "ablations run.h5 --correction holm --csv heads.csv",
+    ),
+    "compare": Command(
+        "tell whether the same heads matter on other data",
+        compare,
+        options.compare,
+        "The answer is a table of correlations over the heads, with intervals and the noise ceiling.",
+        "compare news.h5 reviews.h5 --what importance --figure both.png",
+    ),
+    "export": Command(
+        "write the numbers as tidy tables, CSV or Parquet",
+        export,
+        options.export,
+        "The answer is a file for each table, one row a number; their paths are printed.",
+        "export run.h5 --what all --csv -o tables/",
+    ),
+    "report": Command(
+        "write one HTML file: panels, tables and where each number is from",
+        report,
+        options.report,
+        "The answer is one file that a browser opens without a network; its path is printed.",
+        "report run.h5 other.h5 -o report.html",
+    ),
+    "show": Command(
+        "say what is in a run file",
+        show,
+        options.show,
+        "The answer is what was measured, of which model and data, when, and with which settings.",
+        "show run.h5",
+    ),
 }

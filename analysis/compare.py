@@ -14,6 +14,7 @@ from headdynamics.analysis.run import Run
 from headdynamics.analysis.verdict import MIN_HEADS
 from headdynamics.analysis.words import ALL_HEADS, moment
 
+from headdynamics.names import unknown
 from headdynamics.schema import RunFileError
 
 ABLATION, IMPORTANCE = "ablation", "importance"
@@ -97,7 +98,7 @@ def compare(a: Run, b: Run, what: str = IMPORTANCE, snapshot: int = -1, other: i
         ValueError: unknown measure, or one snapshot against itself.
     """
     if what not in MEASURES:
-        raise ValueError(f"there is no measure {what!r}; there are {', '.join(MEASURES)}")
+        raise ValueError(unknown("measure", what, MEASURES))
     order = same_heads(a, b)
     first, second = _side(a, what, snapshot), _side(b, what, snapshot if other is None else other)
     one_file = a.path.resolve() == b.path.resolve()

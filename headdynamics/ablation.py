@@ -18,6 +18,7 @@ from torch import nn
 
 from .best import Best, best_heads, held_out
 from .heads import Heads, heads_in
+from .names import unknown
 from .ranks import SharedOut, ranks_of
 from .scores import BatchScore, Score, Scores
 from .sharing import scores_under, shared_scores
@@ -187,7 +188,7 @@ def check_ablations(ablations: Sequence[str]) -> None:
         raise ValueError(f"ablations are a list: write [{ablations!r}]")
     for what in ablations:
         if what not in WHAT:
-            raise ValueError(f"unknown ablation {what!r}; there are {' and '.join(WHAT)}")
+            raise ValueError(unknown("ablation", what, WHAT))
     if len(set(ablations)) != len(ablations):
         raise ValueError(f"the same ablation twice: {', '.join(ablations)}")
     if ablations:

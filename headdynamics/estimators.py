@@ -26,6 +26,7 @@ from torch import nn
 
 from .heads import Heads, heads_in, unwrap
 from .losses import Loss, cross_entropy
+from .names import unknown
 from .nested import as_drawn
 from .ranks import each
 from .schema import BLOCKS
@@ -90,7 +91,7 @@ def importance(
 
     """
     if estimator not in ESTIMATORS:
-        raise ValueError(f"unknown estimator {estimator!r}; there are {', '.join(ESTIMATORS)}")
+        raise ValueError(unknown("estimator", estimator, ESTIMATORS))
     heads = heads_in(model, heads)
     found = sensitivity(model, heads, batches, loss or cross_entropy, positions or token_positions)
     mean, stderr = ESTIMATORS[estimator](found)

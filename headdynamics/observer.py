@@ -26,6 +26,7 @@ from .halving import Halving
 from .heads import Heads, find_heads, unwrap
 from .knee import Knee, find_knees
 from .losses import Loss, cross_entropy
+from .names import made
 from .nested import Parts, in_parts
 from .online import Online, Window
 from .orders import check_orders, make_order
@@ -91,7 +92,7 @@ class Observer:
         **measured: Any,
     ) -> None:
         began = time.perf_counter()
-        self.plan, self.ranks = plan, ranks = Plan(**measured), ranks or Ranks()
+        self.plan, self.ranks = plan, ranks = made(Plan, measured, OPTIONS), ranks or Ranks()
         if online is not None and online.ranks is not ranks and (ranks.size > 1 or online.ranks.size > 1):
             raise ValueError("give hd.Online the same ranks as the observer")
         with still():
@@ -215,6 +216,9 @@ class Observer:
     def close(self) -> None:
         """Let every recorder go."""
         self.recording.close()
+
+
+OPTIONS = ("batches", *(Observer.__init__.__kwdefaults__ or ()))
 
 
 def _ready(batches: Any, plan: Plan, ranks: Ranks) -> Any:

@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from .heads import Heads, heads_in
+from .names import unknown
 from .online_sources import SOURCES, Source, check_model
 from .ranks import RankError, Ranks
 from .schedule import Schedule, never
@@ -220,6 +221,6 @@ def alone(online: Online | None, schedule: Schedule) -> bool:
 def check_options(estimator: str, window: int) -> None:
     """ValueError where an option makes no sense, before any work."""
     if estimator not in SOURCES:
-        raise ValueError(f"online importance has no estimator {estimator!r}; there are {', '.join(SOURCES)}")
+        raise ValueError(f"online importance: {unknown('estimator', estimator, SOURCES)}")
     if window < 1:
         raise ValueError(f"online windows of {window} updates: give 1 or more")

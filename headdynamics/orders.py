@@ -7,7 +7,6 @@ is the table of names; docs/orders.md tells what each costs and what it was wort
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from .estimators import Importance, Positions, token_positions
 from .estimators import importance as estimate
 from .heads import Heads, heads_in
 from .losses import Loss, cross_entropy
+from .names import unknown
 from .schema import KINDS
 from .scores import Score
 from .situation import Situation, importance_values
@@ -150,11 +150,11 @@ def parse_order(name: str) -> tuple[Order, int | None, str | None]:
     """
     stem, colon, kind = name.partition(":")
     if colon and kind not in KINDS:
-        raise ValueError(f"unknown kind in the order {name!r}: {_choices(kind, KINDS)}")
+        raise ValueError(f"the order {name!r}: {unknown('kind', kind, KINDS)}")
     numbered = re.fullmatch(r"(.+)-(\d{1,9})", stem)
     base = numbered[1] if numbered and stem not in ORDERS else stem
     if base not in ORDERS:
-        raise ValueError(f"unknown order {name!r}: {_choices(base, ORDERS)}")
+        raise ValueError(unknown("order", name, ORDERS, _listed()))
     order = ORDERS[base]
     number = int(numbered[2]) if numbered and base != stem else order.default
     if number is None and order.number:
@@ -166,10 +166,8 @@ def parse_order(name: str) -> tuple[Order, int | None, str | None]:
     return order, number, kind or None
 
 
-def _choices(given: str, names: Iterable[str]) -> str:
-    near = difflib.get_close_matches(given, list(names), n=1, cutoff=0.5)
-    listed = ", ".join(f"{name}-N" if name in ORDERS and ORDERS[name].number else name for name in names)
-    return (f"did you mean {near[0]!r}? " if near else "") + f"There are {listed}"
+def _listed() -> str:
+    return ", ".join(f"{name}-N" if order.number else name for name, order in ORDERS.items())
 
 
 def check_orders(names: Sequence[str], heads: Heads | None = None) -> None:

@@ -11,6 +11,7 @@ from .budget import check_budget
 from .curve import TENTHS
 from .estimators import BY_BATCH, ESTIMATORS
 from .knee import check_knee
+from .names import unknown
 from .orders import DEFAULT_ORDERS, check_orders, parse_order
 from .schema import KNEE
 
@@ -43,7 +44,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         if self.estimator not in ESTIMATORS:
-            raise ValueError(f"unknown estimator {self.estimator!r}; there are {', '.join(ESTIMATORS)}")
+            raise ValueError(unknown("estimator", self.estimator, ESTIMATORS))
         _check_fractions(self.fractions)
         check_orders(self.orders)
         check_ablations(self.ablations)

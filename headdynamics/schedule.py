@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from .names import meant
+
 
 class Moment(NamedTuple):
     """A point in training, asked after every update."""
@@ -68,4 +70,6 @@ def parse(text: str | int | Schedule | None) -> Schedule:
         return every_updates(int(text))
     if text in NAMED:
         return NAMED[text]
-    raise ValueError(f"{text!r} is no schedule: write {', '.join(NAMED)}, or a number of updates such as 500")
+    raise ValueError(
+        f"{text!r} is no schedule: write {', '.join(NAMED)}, or a number of updates such as 500{meant(text, NAMED)}"
+    )

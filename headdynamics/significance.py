@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .names import unknown
 from .resampling import bootstrap_deltas, swapped_deltas
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def paired_tests(
 ) -> list[PairedTest]:
     """Each of `others` against `base`, as `paired_test` does; resamples are drawn once for all."""
     if test != "auto" and test not in TESTS:
-        raise ValueError(f"unknown test {test!r}; there are auto, {', '.join(TESTS)}")
+        raise ValueError(unknown("test", test, ["auto", *TESTS]))
     if resamples < 1:
         raise ValueError(f"{resamples} resamples: give 1 or more")
     for other in others:

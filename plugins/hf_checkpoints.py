@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, Trainer
 from headdynamics.backfilling import Subject, measure_chosen
 from headdynamics.checkpoints import Checkpoint, readable, saved
 from headdynamics.heads import unwrap
+from headdynamics.names import made
 from headdynamics.observer import Observer
 from headdynamics.stillness import still
 from headdynamics.watching import Arrivals, measure_arriving
@@ -62,7 +63,7 @@ def backfill(
 
     """
     if isinstance(checkpoints, Arrivals):
-        with _observing(trainer, Options(**{"tensorboard": False} | options)) as observing:
+        with _observing(trainer, made(Options, {"tensorboard": False} | options)) as observing:
             return measure_arriving(partial(observing, str(path)), checkpoints, lambda checkpoint: checkpoint, only)
     opened = partial(subject, trainer, checkpoints, **options)
     return measure_chosen(opened, str(path), every=every_th, only=only, transfer=transfer)
@@ -73,7 +74,7 @@ def subject(
     trainer: Trainer, checkpoints: Place | Iterable[Place | Checkpoint] | None = None, **options: Any
 ) -> Iterator[Subject]:
     """A finished training, opened: for `headdynamics.measure_chosen`, here or on a farm; arguments as of `backfill`."""
-    wanted = Options(**{"tensorboard": False} | options)
+    wanted = made(Options, {"tensorboard": False} | options)
     given = trainer.args.output_dir if checkpoints is None else checkpoints
     found = find([given] if isinstance(given, (str, os.PathLike)) else given, strict=wanted.strict)
     with _observing(trainer, wanted) as observing:

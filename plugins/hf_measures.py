@@ -20,6 +20,7 @@ from transformers.utils import find_labels as label_names
 
 from headdynamics.heads import unwrap
 from headdynamics.losses import NoLabelsError, find_labels
+from headdynamics.names import unknown
 from headdynamics.ranks import Ranks, each, ranks_of
 from headdynamics.scores import Score, accuracy, mean_loss, perplexity
 
@@ -65,8 +66,7 @@ class MetricScore:
             (key for key in (best, "accuracy", *others, "loss") if key in found), "nothing"
         )
         if self.name not in found:
-            there = ", ".join(found) or "no number"
-            raise ValueError(f"there is no score {self.name!r}; compute_metrics gives {there}")
+            raise ValueError(f"{unknown('score', self.name, found)} (by compute_metrics)")
         told = self.args.greater_is_better if self.name == best else None
         self.greater_is_better = not self.name.lower().endswith(LOWER_IS_BETTER) if told is None else bool(told)
         return self
@@ -198,7 +198,7 @@ def own_score(name: str | None, model: nn.Module, examples: Examples, loss: Any)
         name = name or ("accuracy" if classifies(model, examples) else "loss")
     made = {"accuracy": accuracy, "loss": lambda e: mean_loss(e, loss), "perplexity": perplexity}
     if name.removeprefix("eval_") not in made:
-        raise ValueError(f"without compute_metrics there is no score {name!r}; there are {', '.join(made)}")
+        raise ValueError(f"{unknown('score', name, made)} (without compute_metrics)")
     return made[name.removeprefix("eval_")](examples)
 
 

@@ -16,6 +16,7 @@ from transformers import Trainer
 
 from headdynamics.heads import find_heads, unwrap
 from headdynamics.losses import Loss, cross_entropy, find_labels
+from headdynamics.names import unknown
 from headdynamics.observer import Observer
 from headdynamics.online import WINDOW, Online
 from headdynamics.online import check_options as check_online
@@ -202,7 +203,7 @@ def _chosen(datasets: Any, name: str | None) -> Any:
         return datasets
     name = name or next(iter(datasets))
     if name not in datasets:
-        raise ValueError(f"there is no evaluation data {name!r}; there is {', '.join(datasets)}")
+        raise ValueError(unknown("evaluation data", name, datasets))
     logger.info("headdynamics measures on the evaluation data %r", name)
     return datasets[name]
 

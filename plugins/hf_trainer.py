@@ -21,6 +21,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from headdynamics.heads import unwrap
+from headdynamics.names import made
 from headdynamics.observer import Observer
 from headdynamics.online import alone
 from headdynamics.ranks import Ranks
@@ -63,11 +64,12 @@ class HeadDynamicsCallback(TrainerCallback):
 
     Raises:
         ValueError: an option makes no sense.
+        TypeError: there is no such option.
 
     """
 
     def __init__(self, path: str | os.PathLike[str] = "run.h5", **options: Any) -> None:
-        self.path, self.options = os.fspath(path), Options(**options)
+        self.path, self.options = os.fspath(path), made(Options, options)
         self.trainer: Trainer | None = None
         self.observer: Observer | None = None
         self.online: TrainerOnline | None = None

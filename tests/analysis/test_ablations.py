@@ -166,7 +166,7 @@ def test_without_torch(path, tmp_path):
         (["--snapshot", "-4"], "there is no number -4"),
         (["--alpha", "5"], "give a number between 0 and 1"),
         (["--figure", "f.xyz"], "should end in .png, .pdf or .svg"),
-        (["--what", "two"], "invalid choice: 'two'"),
+        (["--what", "two"], "unknown choice 'two'"),
     ],
 )
 def test_errors_are_one_line(path, capsys, arguments, words):

@@ -59,8 +59,7 @@ def test_a_bad_file_among_good_ones_does_not_hide_them(run_file, tmp_path, capsy
     ("arguments", "words"),
     [
         (["setle", "x"], "did you mean 'settle'?"),
-        (["zzz"], "the commands are settle, curves, orders, ablations"),
-        ([], "required: COMMAND"),
+        (["zzz"], "there are settle, curves, orders, ablations"),
         (["show"], "required: RUN.h5"),
         (["show", "no.h5"], "no.h5 does not exist"),
         (["settle", "RUN", "--threshold", "2"], "threshold is 2"),

@@ -292,7 +292,7 @@ def test_what_is_missing_is_said(tmp_path, files):
     assert [one.what for one in found] == ["importance"] and "no ablation" in missing[0]
     with pytest.raises(RunFileError, match="has 2 snapshots measured in full, so there is none at position 2"):
         compare(*files, snapshot=2)
-    with pytest.raises(ValueError, match="no measure 'heat'; there are ablation, importance"):
+    with pytest.raises(ValueError, match="unknown measure 'heat'; there are ablation, importance"):
         compare(*files, what="heat")
 
 

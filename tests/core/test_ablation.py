@@ -106,7 +106,7 @@ def test_what_is_unknown_is_refused_before_any_work():
     def never(model):
         raise AssertionError
 
-    with pytest.raises(ValueError, match="unknown ablation 'two'; there are one and all-but-one"):
+    with pytest.raises(ValueError, match="unknown ablation 'two'; there are one, all-but-one"):
         hd.ablate(CASES["bert"].build(), never, "two")
 
 

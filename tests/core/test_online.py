@@ -321,7 +321,7 @@ def test_the_moving_average():
 
 def test_what_cannot_be_measured_is_said():
     model = CASES["bert"].build()
-    with pytest.raises(ValueError, match="no estimator 'token'; there are example, batch"):
+    with pytest.raises(ValueError, match="unknown estimator 'token'; there are example, batch"):
         Online(model, "token")
     with pytest.raises(ValueError, match="windows of 0 updates"):
         Online(model, window=0)

@@ -55,10 +55,10 @@ def test_names():
     ("name", "words"),
     [
         ("importence", "did you mean 'importance'?"),
-        ("best", "There are importance, importance-raw, importance-floor-N"),
+        ("best", "there are importance, importance-raw, importance-floor-N"),
         ("shaply-3", "did you mean 'shapley'?"),
         ("importance:crss", "did you mean 'cross'?"),
-        ("importance:", "There are encoder, decoder, cross"),
+        ("importance:", "there are encoder, decoder, cross"),
         ("importance-2", "takes no number"),
         ("random", "needs a number, its seed: random-1"),
         ("greedy-0", "needs at least 1"),

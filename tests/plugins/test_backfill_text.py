@@ -108,7 +108,7 @@ def changed(file, **values):
     ("change", "words", "sentence"),
     [
         (None, ["--data", "nowhere.tsv"], "--data nowhere.tsv does not exist"),
-        (None, ["--score", "blue"], "there is no score 'blue'; there are accuracy, loss, perplexity"),
+        (None, ["--score", "blue"], "unknown score 'blue'; there are accuracy, loss, perplexity"),
         (None, ["--orders", "imprtance"], "unknown order 'imprtance'"),
         (None, ["--fractions", "0;1"], "no list of numbers"),
         (None, ["--label-column", "stars"], "has no column 'text'"),

@@ -53,7 +53,7 @@ def metrics_raise(tmp_path):
 
 def metric_missing(tmp_path):
     options = {"compute_metrics": tiny.accuracy, "score": "bleu"}
-    return {}, options, ValueError, "no score 'bleu'; compute_metrics gives loss, right, accuracy"
+    return {}, options, ValueError, "unknown score 'bleu'; there are loss, right, accuracy"
 
 
 def metric_unknown(tmp_path):
@@ -66,7 +66,7 @@ def no_place(tmp_path):
 
 
 def no_such_evaluation(tmp_path):
-    return {"several": True}, {"eval_dataset": "third"}, ValueError, "no evaluation data 'third'; there is first"
+    return {"several": True}, {"eval_dataset": "third"}, ValueError, "unknown evaluation data 'third'; "
 
 
 CASES = [no_attention, no_labels, metrics_raise, metric_missing, metric_unknown, no_place, no_such_evaluation]

@@ -152,7 +152,7 @@ def test_ctrl_c_ends_it_after_the_checkpoint_at_hand(training, data):
         (["OUT", "--data", "nowhere"], "--data nowhere does not exist"),
         (["OUT", "--data", "DATA", "--idle", "0.3", *SOON], "no checkpoint came"),
         (["OUT", "--data", "DATA", "--look-every", "0"], "look every 0.0 seconds"),
-        (["OUT", "--data", "DATA", "--transfer"], "unrecognized arguments: --transfer"),
+        (["OUT", "--data", "DATA", "--transfer"], "unknown option --transfer"),
         (["OUT"], "required: --data"),
     ],
 )
