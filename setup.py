@@ -48,5 +48,9 @@ setup(
         "ray": ["ray>=2.9"],
         "dev": HF + TENSORBOARD + REPORT + EXPORT + NOTEBOOK + TEST,
     },
-    entry_points={"console_scripts": ["headdynamics = headdynamics.__main__:main"]},
+    package_data={"headdynamics.analysis": ["web/*"], "headdynamics.plugins.tensorboard": ["*.js"]},
+    entry_points={
+        "console_scripts": ["headdynamics = headdynamics.__main__:main"],
+        "tensorboard_plugins": ["headdynamics = headdynamics.plugins.tensorboard.loader:Loader"],
+    },
 )

@@ -15,16 +15,17 @@ from headdynamics.analysis.settling import settle
 
 from headdynamics.stacks import stacks
 
-MOST = 200_000  # numbers in one array: of a longer run some snapshots are shown, spread evenly
+MOST = 200_000
 DIGITS = 5
 
 
-def panels(run: Run, name: str | None = None) -> dict[str, Any]:
+def panels(run: Run, name: str | None = None, most: int = MOST) -> dict[str, Any]:
     """Everything that is drawn of a run.
 
     Args:
         run: from ``load_run`` or the dashboard's reader; a run without snapshots gives empty panels.
         name: what to call it; None: its path.
+        most: numbers in one array; of a run with more some snapshots are shown, spread evenly.
 
     Returns:
         Lists over snapshots S and heads H, for ``json.dumps(..., allow_nan=False)``: what is missing is None.
@@ -35,7 +36,7 @@ def panels(run: Run, name: str | None = None) -> dict[str, Any]:
     importance = shown.importance["mean"].values.astype(float)
     place = ranks(importance)
     settled = settled_at(place, found.tail)
-    kept = picked(len(when), len(run.heads["kind"]))
+    kept = picked(len(when), len(run.heads["kind"]), most)
     curve = retained(shown)
     return plain(
         {
@@ -74,9 +75,9 @@ def panels(run: Run, name: str | None = None) -> dict[str, Any]:
     )
 
 
-def picked(snapshots: int, heads: int) -> np.ndarray:
+def picked(snapshots: int, heads: int, numbers: int) -> np.ndarray:
     """Positions of the snapshots that are shown: all, or as many as fit, the first and the last among them."""
-    most = max(2, MOST // max(heads, 1))
+    most = max(2, numbers // max(heads, 1))
     if snapshots <= most:
         return np.arange(snapshots)
     return np.unique(np.linspace(0, snapshots - 1, most).round().astype(int))

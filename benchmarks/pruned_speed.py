@@ -28,6 +28,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from headdynamics.analysis.tell_speeds import tell_speeds
+from rich.console import Console
 from torch.nn.functional import log_softmax
 from torch.utils import flop_counter
 
@@ -206,35 +208,6 @@ def measure(checkpoint, args):
     }
 
 
-def show(found):
-    from rich.console import Console
-    from rich.table import Table
-
-    whole, pruned = found["weights"]["whole"], found["weights"]["pruned"]
-    memory = found["peak_bytes_while_running_largest_batch"]
-    table = Table(title=f"{found['model']}: {found['pruned_heads']} of {found['heads']} heads taken out")
-    for column in ("batch", "whole, examples/s", "masked", "pruned", "bound by multiply-adds"):
-        table.add_column(column, justify="right")
-    for row in found["speed"]:
-        cells = [f"{row['whole']['examples_per_second']:.1f}"]
-        for name in ("masked", "pruned"):
-            low, high = row[name]["spread"]
-            cells.append(f"{row[name]['speedup']:.2f}x ({low:.2f} to {high:.2f})")
-        table.add_row(str(row["batch"]), *cells, f"{row['bound']:.2f}x")
-    console = Console(width=110)
-    console.print(table)
-    console.print(
-        f"parameters {whole['parameters']:,} -> {pruned['parameters']:,} "
-        f"({1 - pruned['parameters'] / whole['parameters']:.1%} fewer); weights {whole['bytes'] / 1e6:.1f} -> "
-        f"{pruned['bytes'] / 1e6:.1f} MB; masked: as whole"
-    )
-    console.print(
-        "peak memory while running the largest batch, beyond the loaded model: "
-        + ", ".join(f"{name} {memory[name] / 1e6:.0f} MB" for name in VARIANTS)
-    )
-    console.print(f"largest difference of pruned from masked outputs: {found['largest_difference_from_masked']:.1e}\n")
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fraction", type=float, default=0.5, help="of the heads, least important first")
@@ -250,7 +223,7 @@ def main():
     found = []
     for checkpoint in (None, args.checkpoint) if args.checkpoint else (None,):
         found.append(measure(checkpoint, args))
-        show(found[-1])
+        tell_speeds(Console(width=110), found[-1:])
     if not args.checkpoint:
         print("translation: skipped, for there is no --checkpoint")
     if args.json:

@@ -317,7 +317,7 @@ function curves(shown, { theme, unit }) {
     data,
     layout: {
       height: 420, xaxis: { title: { text: "fraction of heads pruned" }, range: [0, 1.005], ...lines(theme) },
-      yaxis: { title: { text: labels.map((label) => wrapped(label)).join("<br>or "), font: { size: 11 } }, automargin: true, ...lines(theme) }, legend: below,
+      yaxis: { title: { text: labels.map((label) => wrapped(label)).join("<br>or "), font: { size: 11 } }, automargin: true, ...lines(theme) }, legend: below, margin: roomy,
     },
   };
 }
@@ -349,6 +349,7 @@ function curveRows({ run, when }, { unit }) {
 // --- when importance settles
 
 function settling(shown, { theme, unit, now, view: name }) {
+  if (shown.every(({ when }) => when.length < 2)) return null; // the sentence above says so
   const data = [];
   for (const { run, when, colour } of shown) {
     const view = viewOf(run, name);
@@ -362,14 +363,13 @@ function settling(shown, { theme, unit, now, view: name }) {
       });
     }
   }
-  if (!data.length) return null;
   const threshold = shown[0].run.settling.threshold;
   const level = { type: "line", xref: "paper", x0: 0, x1: 1, y0: threshold, y1: threshold, line: { color: theme.ink, width: 1, dash: "dash" } };
   return {
     data,
     layout: {
-      height: 420, shapes: [level, moment(now, theme)], xaxis: { title: { text: unit }, ...lines(theme) },
-      yaxis: { title: { text: "rank correlation" }, ...lines(theme) }, legend: below,
+      height: 420, shapes: [level, moment(Math.min(now, Math.max(...shown.map(({ when }) => when.at(-1)))), theme)], xaxis: { title: { text: unit }, ...lines(theme) },
+      yaxis: { title: { text: "rank correlation" }, ...lines(theme) }, legend: below, margin: roomy,
     },
   };
 }
@@ -383,7 +383,8 @@ function settlingRows({ run, when }, { unit }) {
 
 // --- how heads change places
 
-function ranks([{ run, i, when, followed }], { theme, unit, now }) {
+function ranks([{ run, i, when, followed }], { theme, unit }) {
+  if (when.length < 2) return null;
   const { place } = run.importance;
   const known = place[i].map((_, head) => head).filter((head) => place[i][head] !== null);
   const best = known.sort((a, b) => place[i][a] - place[i][b]).slice(0, TOP);
@@ -397,24 +398,35 @@ function ranks([{ run, i, when, followed }], { theme, unit, now }) {
       line: { color: theme.faint, width: 1 }, opacity: 0.5, hoverinfo: "skip", showlegend: false, connectgaps: false,
     });
   }
-  drawn.forEach((head, k) => {
-    const colour = followed.has(head) ? theme.mark : viridis(theme === DARK ? 1 - (0.65 * k) / TOP : (0.9 * k) / TOP);
-    const end = when.length - 1;
-    data.push({
-      x: when, y: path(head), mode: "lines+markers+text", name: nameOf(run, head), customdata: when.map(() => head),
-      line: { color: colour, width: followed.has(head) ? 4 : 2.5 }, marker: { size: 6, color: colour }, cliponaxis: false,
-      text: when.map((_, at) => (at === end ? ` ${nameOf(run, head)}` : "")), textposition: "middle right",
-      textfont: { color: theme.ink, size: 11 }, hovertemplate: `${nameOf(run, head)}: rank %{y}, ${unit} %{x:.4g}<extra></extra>`,
-    });
+  const inks = drawn.map((head, k) => {
+    if (followed.has(head)) return theme.mark;
+    return viridis(theme === DARK ? 1 - (0.65 * k) / TOP : (0.9 * k) / TOP);
   });
+  drawn.forEach((head, k) => data.push({
+    x: when, y: path(head), mode: "lines+markers", name: nameOf(run, head), customdata: when.map(() => head),
+    line: { color: inks[k], width: followed.has(head) ? 4 : 2.5 }, marker: { size: 6, color: inks[k] },
+    hovertemplate: `${nameOf(run, head)}: rank %{y}, ${unit} %{x:.4g}<extra></extra>`,
+  }));
+  const height = Math.min(760, 300 + 5 * count(run));
   return {
     data,
     layout: {
-      height: 440, showlegend: false, shapes: [moment(now, theme)], xaxis: { title: { text: unit }, ...lines(theme) },
+      height, showlegend: false, shapes: [moment(when[i], theme)], xaxis: { title: { text: unit }, ...lines(theme) },
       yaxis: { title: { text: "rank" }, range: [count(run) + 0.8, 0.2], ...lines(theme) },
       margin: { l: 60, r: 130, t: 30, b: 45 },
+      annotations: labels(drawn, place.at(-1), (14 * count(run)) / (height - 75)).map(([head, y, k]) => ({
+        text: nameOf(run, head), x: 1.005, xref: "paper", xanchor: "left", y, showarrow: false,
+        font: { color: theme === DARK || followed.has(head) ? inks[k] : theme.ink, size: 11 },
+      })),
     },
   };
+}
+
+// Where each line's name stands: at its last rank, pushed down as far as the name above it needs.
+function labels(drawn, last, gap) {
+  const inOrder = drawn.map((head, k) => [head, last[head], k]).filter(([, y]) => y !== null).sort((a, b) => a[1] - b[1]);
+  let least = -Infinity;
+  return inOrder.map(([head, y, k]) => [head, (least = Math.max(y, least + gap)), k]);
 }
 
 function rankRows({ run, when }, { unit }) {
@@ -435,6 +447,7 @@ function plain(theme) {
 
 const line = (x, y, name, style) => ({ x, y, name: safe(name), mode: "lines", line: style });
 const lines = (theme) => ({ gridcolor: theme.grid, zerolinecolor: theme.grid });
+const roomy = { l: 60, r: 15, t: 30, b: 95 }; // for a legend of three rows
 const below = { orientation: "h", yref: "container", y: 0, yanchor: "bottom", x: 0 };
 const whole = (values) => ({ tickmode: "linear", tick0: 0, dtick: Math.ceil(values.length / 16), zeroline: false });
 const titled = (name) => ({ text: safe(name), font: { size: 13 }, x: 0.01, y: 0.99, yanchor: "top" });

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import headdynamics.analysis
+from headdynamics.analysis.assets import WEB, plotly_script
 from headdynamics.analysis.panels import panels
 from headdynamics.plugins.tensorboard.reading import read, versions
 from tensorboard import plugin_util
@@ -20,21 +19,8 @@ from werkzeug import wrappers
 from headdynamics.schema import RunFileError
 from headdynamics.tags import PLUGIN
 
-WEB = Path(headdynamics.analysis.__file__).parent / "web"
 KEPT = 32  # runs whose panels are remembered
 App = Callable[[Mapping[str, Any], Callable], Any]
-
-
-def plotly() -> Path:
-    """The plotting library as the installed package `plotly` brings it.
-
-    Raises:
-        ImportError: it is not installed; the message says what to install.
-    """
-    found = find_spec("plotly")
-    if found is None or found.origin is None:
-        raise ImportError("drawing in a browser needs plotly: pip install headdynamics[tensorboard]")
-    return Path(found.origin).parent / "package_data/plotly.min.js"
 
 
 class Dashboard(base_plugin.TBPlugin):
@@ -50,7 +36,7 @@ class Dashboard(base_plugin.TBPlugin):
             "tab.js": (Path(__file__).with_name("tab.js"), "text/javascript"),
             "panels.js": (WEB / "panels.js", "text/javascript"),
             "panels.css": (WEB / "panels.css", "text/css"),
-            "plotly.min.js": (plotly(), "text/javascript"),
+            "plotly.min.js": (plotly_script(), "text/javascript"),
         }
 
     def get_plugin_apps(self) -> dict[str, App]:
