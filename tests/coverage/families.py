@@ -150,6 +150,7 @@ GIVEN: dict[str, dict[str, Any]] = {
     "dab-detr": {**DETR, "query_dim": 4},
     "diffusion_gemma_text": {"head_dim": 8},
     "esm": {"vocab_size": 33},
+    "falcon_h1": {"mamba_chunk_size": 8},
     "gemma3": {"mm_tokens_per_image": 4},
     "gemma3n_text": {"intermediate_size": 64},
     "glm4v_moe_text": {"rope_parameters": {**MROPE, "mrope_section": [1, 1, 0]}},
