@@ -15,7 +15,8 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parent.parent
 OUTSIDE = (
-    "results/README.md", "results/Makefile", "results/figures/*.png", "results/tables/*", "benchmarks/results.md"
+    "results/README.md", "results/Makefile", "results/figures/*.png", "results/tables/*", "benchmarks/results.md",
+    "examples/tutorial.ipynb",
 )  # fmt: skip
 
 

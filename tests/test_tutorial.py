@@ -1,4 +1,4 @@
-"""The tutorial notebook, executed: its numbers against what h5py reads in the run files, its words against its numbers."""
+"""The tutorial notebook, executed: its numbers against what h5py reads, its words against its numbers."""
 
 import json
 import re
