@@ -67,6 +67,7 @@ $(READY): requirements-dev.txt setup.py
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements-dev.txt
 	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' requirements-dev.in)"
+	rm -rf headdynamics.egg-info  # what an older setup.py left hides the entry points of this one
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 

@@ -15,7 +15,7 @@ from headdynamics.analysis.settling import settle
 
 from headdynamics.stacks import stacks
 
-MOST = 200_000
+MOST = 600_000
 DIGITS = 5
 
 
@@ -25,7 +25,7 @@ def panels(run: Run, name: str | None = None, most: int = MOST) -> dict[str, Any
     Args:
         run: from ``load_run`` or the dashboard's reader; a run without snapshots gives empty panels.
         name: what to call it; None: its path.
-        most: numbers in one array; of a run with more some snapshots are shown, spread evenly.
+        most: numbers of all snapshots together; of a run with more some snapshots are shown, spread evenly.
 
     Returns:
         Lists over snapshots S and heads H, for ``json.dumps(..., allow_nan=False)``: what is missing is None.
@@ -36,8 +36,9 @@ def panels(run: Run, name: str | None = None, most: int = MOST) -> dict[str, Any
     importance = shown.importance["mean"].values.astype(float)
     place = ranks(importance)
     settled = settled_at(place, found.tail)
-    kept = picked(len(when), len(run.heads["kind"]), most)
     curve = retained(shown)
+    numbers = 3 * len(run.heads["kind"]) + 3 * len(curve.fraction) + 2 * len(found.views) + 4
+    kept = picked(len(when), most // numbers)
     return plain(
         {
             "name": name or str(run.path),
@@ -75,12 +76,11 @@ def panels(run: Run, name: str | None = None, most: int = MOST) -> dict[str, Any
     )
 
 
-def picked(snapshots: int, heads: int, numbers: int) -> np.ndarray:
-    """Positions of the snapshots that are shown: all, or as many as fit, the first and the last among them."""
-    most = max(2, numbers // max(heads, 1))
+def picked(snapshots: int, most: int) -> np.ndarray:
+    """Positions of the snapshots that are shown: all, or ``most`` (two at least), the first and the last among them."""
     if snapshots <= most:
         return np.arange(snapshots)
-    return np.unique(np.linspace(0, snapshots - 1, most).round().astype(int))
+    return np.unique(np.linspace(0, snapshots - 1, max(2, most)).round().astype(int))
 
 
 def plain(value: Any) -> Any:
@@ -127,4 +127,3 @@ def _curves(curve: Retained, kept: np.ndarray) -> dict[str, Any] | None:
         "random": curve.random[kept],
         "spread": curve.random_sd[kept],
     }
-

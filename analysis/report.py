@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from functools import partial
 from html import escape
+from pathlib import Path
 from string import Template
-from typing import Any
 
 import numpy as np
 from headdynamics.analysis.ablation_table import tell_ablation
@@ -37,23 +37,25 @@ from headdynamics.schema import ABLATIONS, RunFileError
 with needed():
     from rich.console import Console
 
-MOST = 40_000  # numbers of one array of all runs together: keeps the file under 6 MB, of which plotly takes 4.8
+MOST = 120_000  # numbers that all runs together draw: keeps the file under 6 MB, of which plotly takes 4.8
 WIDTH = 132  # characters of a table
 
 Tell = Callable[[Console], None]
 
 
-def report(runs: Sequence[Run], speeds: Any = None) -> str:
+def report(runs: Sequence[Run], speeds: Path | None = None) -> str:
     """The HTML of a report.
 
     Args:
         runs: one or more; each after the first is compared with it.
-        speeds: what ``benchmarks/pruned_speed.py --json`` wrote, read; None: no table of speeds.
+        speeds: a file that ``benchmarks/pruned_speed.py --json`` wrote; None: no table of speeds.
 
     Raises:
         RunFileError: ``speeds`` is not what that command writes.
+        OSError: it cannot be read.
     """
     named = _names(runs)
+    tables = [_section(title, told) for title, told in _tables(runs, named, speeds)]
     shown = [panels(run, name, MOST // len(runs)) for run, name in zip(runs, named, strict=True)]
     drawing, module = plotly_script().read_text(encoding="utf-8"), _web("panels.js") + _web("report.js")
     policy = (
@@ -65,26 +67,33 @@ def report(runs: Sequence[Run], speeds: Any = None) -> str:
         title=escape(f"Head dynamics: {', '.join(named)}"),
         made=f"Made by headdynamics {__version__} at {datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC.",
         style=_web("panels.css"),
-        tables="\n".join(_section(title, told) for title, told in _tables(runs, named, speeds)),
+        tables="\n".join(tables),
         runs=json.dumps(shown, allow_nan=False).replace("<", "\\u003c"),  # no </script> in a stranger's name
         plotly=drawing,
         module=module,
     )
 
 
-def _tables(runs: Sequence[Run], named: Sequence[str], speeds: Any) -> list[tuple[str, list[Tell]]]:
+def _tables(runs: Sequence[Run], named: Sequence[str], speeds: Path | None) -> list[tuple[str, list[Tell]]]:
     """(title, what is told under it): the words of our commands, in the order in which they are read."""
     found: list[tuple[str, list[Tell]]] = []
     for run, name in zip(runs, named, strict=True):
-        tells: list[Tell] = [partial(_settling, run), partial(_orders, run)]
-        tells += [partial(_ablation, run, what) for what in ABLATIONS if getattr(run, _group(what)) is not None]
-        found.append((f"{name}: the numbers", tells))
+        tells = [_settling, _orders, *(partial(_ablation, what=what) for what in ABLATIONS)]
+        found.append((f"{name}: the numbers", [partial(_if_measured, tell, run) for tell in tells]))
     for run, name in zip(runs[1:], named[1:], strict=True):
-        found.append((f"{named[0]} against {name}", [partial(_comparison, runs[0], run)]))
+        found.append((f"{named[0]} against {name}", [partial(_if_measured, partial(_comparison, run), runs[0])]))
     if speeds is not None:
-        found.append(("What pruning saves", [partial(tell_speeds, found=speeds)]))
+        found.append(("What pruning saves", [partial(_speeds, speeds)]))
     signed: list[Tell] = [partial(_signed, run) for run in runs]
     return [*found, ("Where the numbers are from", signed)]
+
+
+def _if_measured(tell: Callable[[Run, Console], None], run: Run, console: Console) -> None:
+    """A table of a run, or why there is none."""
+    try:
+        tell(run, console)
+    except RunFileError as why:
+        console.print(str(why), style="dim", markup=False)
 
 
 def _settling(run: Run, console: Console) -> None:
@@ -95,14 +104,23 @@ def _orders(run: Run, console: Console) -> None:
     tell_orders(console, compare_orders(run.with_curve()))
 
 
-def _ablation(run: Run, what: str, console: Console) -> None:
-    measured = np.isfinite(getattr(run.usable(), _group(what))["score"].values).any(axis=1)
-    if measured.any():
-        tell_ablation(console, effects(run, what, int(np.flatnonzero(measured)[-1])))
+def _ablation(run: Run, console: Console, what: str) -> None:
+    data = getattr(run.usable(), ABLATIONS[what].replace("/", "_"))
+    if data is None:
+        return  # asking for none is no lack
+    measured = np.flatnonzero(np.isfinite(data["score"].values).any(axis=1))
+    tell_ablation(console, effects(run, what, int(measured[-1]) if len(measured) else -1))
 
 
-def _comparison(run: Run, other: Run, console: Console) -> None:
+def _comparison(other: Run, run: Run, console: Console) -> None:
     tell_comparisons(console, *compare_all(run, other, MEASURES))
+
+
+def _speeds(path: Path, console: Console) -> None:
+    try:
+        tell_speeds(console, json.loads(path.read_text(encoding="utf-8")))
+    except (RunFileError, ValueError) as error:
+        raise RunFileError(f"{path} is not what benchmarks/pruned_speed.py --json writes: {error}") from error
 
 
 def _signed(run: Run, console: Console) -> None:
@@ -116,10 +134,7 @@ def _section(title: str, told: Sequence[Tell]) -> str:
 def _told(tell: Tell) -> str:
     """What a command would print, as HTML: rich escapes all text."""
     console = Console(record=True, file=io.StringIO(), width=WIDTH, highlight=False, force_jupyter=False)
-    try:
-        tell(console)
-    except RunFileError as error:
-        console.print(str(error), style="dim", markup=False)
+    tell(console)
     return f"<pre>{console.export_html(inline_styles=True, code_format='{code}')}</pre>"
 
 
@@ -130,10 +145,6 @@ def _names(runs: Sequence[Run]) -> list[str]:
         if len(set(named)) == len(named):
             return named
     return [f"{name} ({place})" for place, name in enumerate(named, 1)]
-
-
-def _group(what: str) -> str:
-    return ABLATIONS[what].replace("/", "_")
 
 
 def _hash(script: str) -> str:

@@ -25,7 +25,7 @@ def tell_speeds(console: Console, found: Sequence[dict[str, Any]]) -> None:
         for one in found:
             _tell(console, one)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RunFileError(f"this is not what benchmarks/pruned_speed.py --json writes ({error!r})") from error
+        raise RunFileError(f"no table of speeds: {error!r}") from error
 
 
 def _tell(console: Console, found: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-for folder in ("core", "plugins", "analysis"):
+for folder in ("core", "plugins", "analysis", "web"):
     sys.path.insert(0, str(Path(__file__).parent / folder))
 
 
