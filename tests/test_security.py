@@ -120,7 +120,7 @@ for command in (["show", run], ["settle", run], ["settle", "--json", run], ["cur
                 ["orders", run, "--figure", "o.svg"], ["ablations", run, "--csv", "a.csv", "--figure", "a.svg"],
                 ["compare", run, run, "--other", "1", "--figure", "m.svg"],
                 ["export", run, "--what", "all", "--csv", "-o", "t/"],
-                ["export", run, "--what", "all", "--parquet", "-o", "t/"], ["show", "no\\x1b[31m.h5"]):
+                ["export", run, "--what", "all", "--parquet", "-o", "t/"], ["report", run, "-o", "r.html"], ["show", "no\\x1b[31m.h5"]):
     code = main(command)
     assert code in (0, 2), (command, code)
     print("code", code, file=sys.stderr)
@@ -163,7 +163,7 @@ def test_no_path_of_a_run_file_is_opened_and_nothing_is_started(shown):
     """Python's own audit of the process says so."""
     folder, _, err = shown
     assert "SEEN []" in err and (folder / "c4nary").read_text() == "secret"
-    written = {"c.svg", "o.svg", "a.csv", "a.svg", "m.svg", "t"}
+    written = {"c.svg", "o.svg", "a.csv", "a.svg", "m.svg", "t", "r.html"}
     assert {file.name for file in folder.iterdir()} == {"c4nary", "run.h5"} | written
     kinds = ("heads", "snapshots", "importance", "curve", "ablation_one", "ablation_all_but_one", "online", "blocks")
     tables = {f"run-{kind}.{form}" for kind in kinds for form in ("csv", "parquet")}
@@ -183,6 +183,13 @@ def test_figures_and_tables_do_not_interpret_it_either(shown):
         assert cells and not [cell for cell in cells if cell.lstrip('"').startswith(("=", "+", "@"))]
     for table in (folder / "a.csv", folder / "t/run-heads.csv"):
         assert "'=cmd" in table.read_text()
+
+
+def test_a_report_holds_no_tag_of_its_own(shown):
+    """Texts stand in tables and in JSON, where neither a browser nor a reader takes them for more."""
+    page = (shown[0] / "r.html").read_text(encoding="utf-8")
+    assert page.count("<script") == 3 and "<script>alert" not in page and "&lt;script&gt;alert(1)" in page
+    assert "\x1b" not in page and "\x9b" not in page
 
 
 @pytest.mark.parametrize("field", ["importance/mean", "heads/layer", "snapshot"])
