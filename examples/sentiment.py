@@ -114,7 +114,7 @@ def main() -> None:
             examples=options.hd_examples,
             score_examples=options.hd_score_examples,
             fractions=[0, 0.2, 0.4, 0.6, 0.8],
-            orders=["importance", "random-1"],
+            orders=["importance", "random-1", "random-2", "random-3"],
         )
     trainer.train()
     test = trainer.predict(Sentences(folder / "test.tsv", trainer.data_collator.tokenizer))

@@ -213,8 +213,10 @@ export class Board {
       const fresh = !div.on; // Plotly adds it
       const width = div.clientWidth;
       div.setAttribute("aria-label", `${panel.title}: ${groups[k].map((one) => one.run.name).join(", ")}`);
-      const named = groups[k].length === 1 && this.runs.length > 1 ? { title: titled(groups[k][0].run.name) } : {};
-      this.Plotly.react(div, figure.data, { ...plain(this.theme), ...named, ...figure.layout, width },
+      const named = groups[k].length === 1 && this.runs.length > 1;
+      const title = named ? { text: safe(groups[k][0].run.name), font: { size: 13 }, x: 0.01, y: 0.99, yanchor: "top" } : undefined;
+      figure.layout.margin = { ...figure.layout.margin, t: figure.layout.margin.t + (named ? 20 : 0) };
+      this.Plotly.react(div, figure.data, { ...plain(this.theme), title, ...figure.layout, width },
         { displaylogo: false, displayModeBar: false });
       if (fresh) div.on("plotly_click", ({ points: [point] }) => this.follow(panel.alone ? k : null, point.customdata));
     });
@@ -236,7 +238,7 @@ function heads([{ run, i, followed }], { theme, colour }) {
   const layout = {
     coloraxis: { colorscale: SCALE, reversescale: reversed, cmin: low, cmax: high, colorbar: { title: { text: title } } },
     height: 110 + 24 * Math.min(16, Math.max(5, ...run.stacks.map((stack) => stack.layers.length))),
-    annotations: [], shapes: [], margin: { l: 46, r: 10, t: 40, b: 42 },
+    annotations: [], shapes: [], margin: { l: 46, r: 10, t: 22, b: 42 },
   };
   const width = 1 / run.stacks.length;
   const data = run.stacks.map((stack, k) => {
@@ -407,14 +409,15 @@ function ranks([{ run, i, when, followed }], { theme, unit }) {
     line: { color: inks[k], width: followed.has(head) ? 4 : 2.5 }, marker: { size: 6, color: inks[k] },
     hovertemplate: `${nameOf(run, head)}: rank %{y}, ${unit} %{x:.4g}<extra></extra>`,
   }));
-  const height = Math.min(760, 300 + 5 * count(run));
+  const height = Math.min(760, 300 + 5 * count(run)), margin = 0.01 * (when.at(-1) - when[0]);
   return {
     data,
     layout: {
-      height, showlegend: false, shapes: [moment(when[i], theme)], xaxis: { title: { text: unit }, ...lines(theme) },
+      height, showlegend: false, shapes: [moment(when[i], theme)],
+      xaxis: { title: { text: unit }, range: [when[0] - margin, when.at(-1) + margin], ...lines(theme) },
       yaxis: { title: { text: "rank" }, range: [count(run) + 0.8, 0.2], ...lines(theme) },
-      margin: { l: 60, r: 130, t: 30, b: 45 },
-      annotations: labels(drawn, place.at(-1), (14 * count(run)) / (height - 75)).map(([head, y, k]) => ({
+      margin: { l: 60, r: 130, t: 10, b: 45 },
+      annotations: labels(drawn, place.at(-1), (14 * count(run)) / (height - 55)).map(([head, y, k]) => ({
         text: nameOf(run, head), x: 1.005, xref: "paper", xanchor: "left", y, showarrow: false,
         font: { color: theme === DARK || followed.has(head) ? inks[k] : theme.ink, size: 11 },
       })),
@@ -441,16 +444,15 @@ function rankRows({ run, when }, { unit }) {
 function plain(theme) {
   return {
     paper_bgcolor: theme.paper, plot_bgcolor: theme.paper, font: { color: theme.ink, size: 12, family: "system-ui, sans-serif" },
-    margin: { l: 60, r: 15, t: 30, b: 45 }, hovermode: "closest", uirevision: "kept",
+    hovermode: "closest", uirevision: "kept",
   };
 }
 
 const line = (x, y, name, style) => ({ x, y, name: safe(name), mode: "lines", line: style });
 const lines = (theme) => ({ gridcolor: theme.grid, zerolinecolor: theme.grid });
-const roomy = { l: 60, r: 15, t: 30, b: 95 }; // for a legend of three rows
+const roomy = { l: 60, r: 15, t: 10, b: 95 }; // for a legend of three rows
 const below = { orientation: "h", yref: "container", y: 0, yanchor: "bottom", x: 0 };
 const whole = (values) => ({ tickmode: "linear", tick0: 0, dtick: Math.ceil(values.length / 16), zeroline: false });
-const titled = (name) => ({ text: safe(name), font: { size: 13 }, x: 0.01, y: 0.99, yanchor: "top" });
 const of = (shown, run) => (shown.length > 1 ? `${run.name}: ` : "");
 const viewOf = (run, name) => run.settling.views.find((view) => view.name === name) ?? run.settling.views[0];
 const count = (run) => run.heads.kind.length;

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import looks
 import numpy as np
@@ -14,6 +15,8 @@ from headdynamics.record.tensorboard import TensorBoardRecorder
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 UPDATES = list(range(100, 1300, 100))
+PANELS = ("heads", "curves", "settling", "ranks")
+DEMO = [Path(__file__).parents[2] / "runs" / name for name in ("translation", "sentiment")]
 HOSTILE = "<img src=x onerror=window.hacked=1>"
 
 
@@ -56,6 +59,18 @@ def quiet(board):
 def drawn(board, panel):
     """How many figures a panel shows."""
     return len(all_of(board, f"#{panel} .figures .main-svg:first-of-type"))
+
+
+@pytest.mark.skipif(not all(run.is_dir() for run in DEMO), reason="no run of make demo is here")
+def test_every_panel_draws_the_runs_of_the_demo(tmp_path):
+    with tensorboard(DEMO[0].parent) as address, chromium(tmp_path) as driver:
+        driver.get(f"{address}/#headdynamics")
+        driver.switch_to.frame(until(lambda: all_of(driver, "iframe"), 60)[0])
+        until(lambda: drawn(driver, "ranks") == 2, 60)
+        all_of(driver, ".chosen input")[0].click()  # translation alone
+        until(lambda: [drawn(driver, panel) for panel in PANELS] == [1, 1, 1, 1])
+        driver.save_screenshot(str(SCREENSHOTS / "demo.png"))
+        assert complaints(driver) == [] and hosts(driver) == {"localhost"}
 
 
 def figure(board, panel, place=0):
@@ -145,12 +160,12 @@ def test_colours_and_rankings_can_be_chosen_and_a_head_followed(board):
 
 def test_two_runs_overlaid_and_side_by_side(board):
     choose(board, {0, 1})
-    assert [drawn(board, panel) for panel in ("heads", "curves", "settling", "ranks")] == [2, 1, 1, 2]
+    assert [drawn(board, panel) for panel in PANELS] == [2, 1, 1, 2]
     names = [trace.get("name", "") for trace in figure(board, "curves")["data"]]
     assert any("first: by I(h)" in name for name in names) and any("second: by I(h)" in name for name in names)
     board.save_screenshot(str(SCREENSHOTS / "dashboard-two-runs.png"))
     one(board, ".beside").click()
-    assert [drawn(board, panel) for panel in ("heads", "curves", "settling", "ranks")] == [2, 2, 2, 2]
+    assert [drawn(board, panel) for panel in PANELS] == [2, 2, 2, 2]
     assert "bleu" in figure(board, "curves", 0)["layout"]["yaxis"]["title"]["text"]
     assert "&lt;img" in figure(board, "curves", 1)["layout"]["yaxis"]["title"]["text"]
     assert not all_of(board, "img")
@@ -173,7 +188,7 @@ def test_it_can_be_saved_as_svg_png_and_csv(board):
     choose(board, {0})
     press(board, Keys.END)
     downloads = board.folder / "downloads"
-    for panel in ("heads", "curves", "settling", "ranks"):
+    for panel in PANELS:
         for button in all_of(board, f"#{panel} .saves button"):
             button.click()
         until(lambda panel=panel: {path.name for path in downloads.glob(f"{panel}.*")} == {
