@@ -143,7 +143,12 @@ def no_formula(text: object) -> object:
 
 
 class Printable(logging.Formatter):
-    """What is logged, safe for a terminal: it may name a stranger's folder."""
+    """What is logged, safe for a terminal: it may name a stranger's folder. Of a traceback the error alone."""
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802  # logging's name
+        """One line."""
+        told = " ".join(str(ei[1]).split())
+        return f"  {ei[0].__name__}: {told[:300]}{'...' * (len(told) > 300)}"
 
     def format(self, record: logging.LogRecord) -> str:
         """One record's text."""

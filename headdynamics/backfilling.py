@@ -1,18 +1,19 @@
 """Backfill: a finished training, opened as a subject, measured here or by the workers of a Ray cluster.
 
-    @contextlib.contextmanager
-    def opened():
-        model = ...
-        yield Subject(lambda path: Observer(model, path, batches=..., update=None), [Checkpoint(...), ...])
+@contextlib.contextmanager
+def opened():
+    model = ...
+    yield Subject(lambda path: Observer(model, path, batches=..., update=None), [Checkpoint(...), ...])
 
-    measure_chosen(opened, "run.h5")
-    measure_chosen(opened, "run.h5", farm=Farm(opened, "auto"))   # the same file
+measure_chosen(opened, "run.h5")
+measure_chosen(opened, "run.h5", farm=Farm(opened, "auto"))   # the same file
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple
@@ -25,6 +26,7 @@ from .estimators import Importance
 from .farm import Farm
 from .observer import Observer
 from .orders import prune_order
+from .progress import shown
 from .stillness import still
 
 logger = logging.getLogger("headdynamics")
@@ -63,6 +65,7 @@ def measure_chosen(
     only: Sequence[int] = (),
     transfer: bool = False,
     farm: Farm | None = None,
+    stop: threading.Event | None = None,
 ) -> str:
     """Measure some of a training's checkpoints, and the transfer to its last one; the run file that was written.
 
@@ -73,6 +76,7 @@ def measure_chosen(
         only: the same.
         transfer: also score the last of all checkpoints, chosen or not, pruned by each row's order.
         farm: workers of a cluster, which open the same training; default: here.
+        stop: set by somebody who wants it to end: see `measure_checkpoints`.
 
     Raises:
         ValueError: as `chosen`, `measure_checkpoints`, `measure_transfer` and `Farm`.
@@ -83,9 +87,9 @@ def measure_chosen(
         wanted = chosen(ordered, every, only)
         observer = subject.observe(path)
         try:
-            logger.info("%d checkpoints; run file %s", len(wanted), observer.path)
-            measure_checkpoints(observer, wanted, farm)
-            if transfer:
+            logger.info("%d checkpoint%s; run file %s", len(wanted), "s"[len(wanted) == 1 :], observer.path)
+            measure_checkpoints(observer, wanted, farm, stop)
+            if transfer and not (stop and stop.is_set()):
                 measure_transfer(observer, ordered[-1], farm)
         finally:
             observer.close()
@@ -123,7 +127,8 @@ def _curves_here(observer: Observer, last: Checkpoint, orders: Mapping[str, np.n
         except Exception as error:  # every library has its own
             why = f"{type(error).__name__}: {error}"
             raise ValueError(f"no transfer: the last checkpoint, {last.path}, cannot be loaded: {why}") from error
-        with still(observer.model, *observer.still_too):
+        points = len(orders) * len(observer.run.fractions)
+        with still(observer.model, *observer.still_too), shown(observer, 1, "transfer", points=points):
             return pruning_curves(observer.model, orders, observer.score, observer.run.fractions, heads=observer.heads)
 
 

@@ -11,14 +11,16 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from torch import nn
 
 from .observer import Observer
+from .progress import shown
 from .record.hdf5 import HDF5Recorder
 from .snapshot import OK
 from .stillness import still
@@ -74,8 +76,15 @@ def in_order(checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
     return [first[update] for update in sorted(first)]
 
 
-def measure_checkpoints(observer: Observer, checkpoints: Iterable[Checkpoint], farm: Farm | None = None) -> list[int]:
+def measure_checkpoints(
+    observer: Observer,
+    checkpoints: Iterable[Checkpoint],
+    farm: Farm | None = None,
+    stop: threading.Event | None = None,
+) -> list[int]:
     """Measure every checkpoint that has no row yet, here or on a farm; the updates that were measured.
+
+    Once `stop` is set it ends: here after the checkpoint at hand, on a farm after the piece at hand.
 
     One that cannot be loaded or measured becomes a row whose status says why (tried again by the next call),
     unless the observer is `strict`. The model's own weights are back at the end, whatever happened. The
@@ -90,17 +99,26 @@ def measure_checkpoints(observer: Observer, checkpoints: Iterable[Checkpoint], f
     todo = [c for c in ordered if rows.get(c.update) != OK]
     if len(todo) < len(ordered):
         logger.info("%d of %d checkpoints have their row in %s", len(ordered) - len(todo), len(ordered), observer.path)
-    (_measure_here if farm is None else farm.measure)(observer, todo)
+    stop = stop or threading.Event()
+    (_measure_here if farm is None else farm.measure)(observer, todo, stop)
     rows = run_file(observer).statuses()
-    if todo and all(rows.get(c.update) != OK for c in todo):
+    if stop.is_set():
+        there = sum(rows.get(c.update) == OK for c in ordered)
+        logger.warning("%d of %d checkpoints have their row in %s: the same command goes on from there",
+                       there, len(ordered), observer.path)  # fmt: skip
+    elif todo and all(rows.get(c.update) != OK for c in todo):
         raise ValueError(f"no checkpoint could be measured; {todo[0].path}: {rows.get(todo[0].update, 'not written')}")
-    return [c.update for c in todo]
+    return [c.update for c in todo if c.update in rows]
 
 
-def _measure_here(observer: Observer, checkpoints: Sequence[Checkpoint]) -> None:
-    with own_weights_back(observer.model, *observer.still_too):
-        for one in _progress(checkpoints):
-            observer.snapshot(one.update, one.epoch, one.path, load=one.load)
+def _measure_here(observer: Observer, checkpoints: Sequence[Checkpoint], stop: threading.Event) -> None:
+    if not checkpoints:
+        return
+    with own_weights_back(observer.model, *observer.still_too), shown(observer, len(checkpoints)) as done:
+        for one in checkpoints:
+            if stop.is_set():
+                return
+            done(observer.snapshot(one.update, one.epoch, one.path, load=one.load))
 
 
 def saved_weights(folder: str | Path) -> list[Checkpoint]:
@@ -154,11 +172,3 @@ def run_file(observer: Observer) -> HDF5Recorder:
     if observer.recording.file is None:
         raise ValueError("backfill writes a run file: give the observer its path")
     return observer.recording.file
-
-
-def _progress(checkpoints: Sequence[Checkpoint]) -> Iterable[Any]:
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        return checkpoints
-    return tqdm(checkpoints, desc="checkpoints", unit="checkpoint", disable=None)

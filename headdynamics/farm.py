@@ -8,11 +8,11 @@ Workers hold models and send numbers; this process joins these and writes each r
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ import torch
 from .curve import Curve
 from .observer import Observer
 from .pieces import Answer, Bench, Failed, Flow, curves_apart, taken_apart
+from .progress import bar
 from .snapshot import Snapshot, status_of
 from .turns import Job, Task, Waiting
 
@@ -94,15 +95,17 @@ class Farm:
         if self._connected:
             self._ray.shutdown()
 
-    def measure(self, observer: Observer, checkpoints: Sequence[Checkpoint]) -> None:
-        """Measure these checkpoints into the observer's records, each as soon as it is whole.
+    def measure(
+        self, observer: Observer, checkpoints: Sequence[Checkpoint], stop: threading.Event | None = None
+    ) -> None:
+        """Measure these checkpoints into the observer's records, each as soon as it is whole, until `stop` is set.
 
         Raises:
             ValueError: one cannot be measured, and the observer is `strict`; or workers cannot measure the same.
 
         """
         at = {one.update: one for one in checkpoints}
-        for job in self._done(observer, {update: taken_apart(observer, self.block) for update in at}):
+        for job in self._done(observer, {update: taken_apart(observer, self.block) for update in at}, stop):
             one = at[job.update]
             if isinstance(job.result, Failed):
                 if observer.strict:
@@ -121,20 +124,23 @@ class Farm:
         """The curve of each order at one checkpoint; ValueError where it cannot be measured."""
         if not orders:
             return {}
-        [job] = self._done(observer, {at.update: curves_apart(observer, orders, self.block)})
+        flow = curves_apart(observer, orders, self.block)
+        [job] = self._done(observer, {at.update: flow})
         if isinstance(job.result, Failed):
             raise ValueError(f"no transfer: the last checkpoint, {at.path}: {job.result.why}")
         curves: dict[str, Curve] = job.result
         return curves
 
-    def _done(self, observer: Observer, flows: Mapping[int, Flow]) -> Iterator[Job]:
-        """Each checkpoint's job, when its result is there."""
+    def _done(
+        self, observer: Observer, flows: Mapping[int, Flow], stop: threading.Event | None = None
+    ) -> Iterator[Job]:
+        """Each checkpoint's job, when its result is there; after `stop` no more."""
         jobs = [Job(update, flow) for update, flow in flows.items()]
         waiting = Waiting([task for job in jobs for task in job.begin()])
         self._hire(self._count - len(self._busy) - len(self._free))
-        with _progress() as told:
-            left, pieces = len(jobs), 0
-            while left:
+        with bar(desc="pieces", unit="piece") as drawn:
+            left = len(jobs)
+            while left and not (stop and stop.is_set()):
                 self._assign(waiting)
                 task, answer = self._next_answer(observer.run.signature)
                 if task is None or task.job.result is not None:
@@ -146,8 +152,9 @@ class Farm:
                         continue
                     answer = Failed(f"its worker died, {TRIES} times: {answer.why}")
                 waiting.add(task.job.take(task, answer))
-                pieces += 1
-                told(pieces, sum(job.pieces for job in jobs))
+                if drawn is not None:
+                    drawn.total = sum(job.pieces for job in jobs)
+                    drawn.update(1)
                 if task.job.result is not None:
                     waiting.drop(task.job)
                     left -= 1
@@ -236,22 +243,3 @@ def _connect(ray: Any, address: str) -> None:
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, **here)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ValueError(f"no Ray cluster at {address}: {error}") from error
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """What is told of (pieces that are done, those that are known)."""
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        tqdm = None
-    if tqdm is None:
-        yield lambda done, known: None
-        return
-    with tqdm(desc="pieces", unit="piece", disable=None) as bar:
-
-        def told(done: int, known: int) -> None:
-            bar.total = known
-            bar.update(done - bar.n)
-
-        yield told

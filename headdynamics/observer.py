@@ -173,7 +173,7 @@ class Observer:
             if self.strict:
                 raise
             if self.ranks.writes or error.__cause__:  # once, and where it failed
-                logger.exception("headdynamics could not measure update %d; training goes on", update)
+                logger.exception("headdynamics could not measure update %d and goes on without it", update)
             why = f"{type(error).__name__}: {error}"
             taken = Snapshot(update, epoch, time.perf_counter() - began, why, checkpoint=checkpoint)
         return taken

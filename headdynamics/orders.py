@@ -103,6 +103,7 @@ class Order:
     number: str = ""  # what the number means; "": the name takes none
     default: int | None = None  # None: the name needs its number
     by_batch: bool = False  # whether it depends on how the examples are batched
+    passes: Callable[[int, int], int] = lambda heads, number: 0  # over the examples of I(h), at most
 
 
 ORDERS = {
@@ -113,17 +114,55 @@ ORDERS = {
     "harmful-first": Order(_harmful_first, "I(h), but first the heads whose removal should lower the loss"),
     "random": Order(_random, "a random order of seed NUMBER", "seed"),
     "reestimated": Order(
-        lambda s, n: searched.reestimated(s, n), "I(h) anew after every NUMBER heads (default: a tenth)", "heads", 0
+        lambda s, n: searched.reestimated(s, n),
+        "I(h) anew after every NUMBER heads (default: a tenth)",
+        "heads",
+        0,
+        passes=lambda k, n: k // (n or -(-k // 10)),
     ),
     "reestimated-raw": Order(
-        lambda s, n: searched.reestimated(s, n, normalize=False), "the same, not normalised", "heads", 0
+        lambda s, n: searched.reestimated(s, n, normalize=False),
+        "the same, not normalised",
+        "heads",
+        0,
+        passes=lambda k, n: k // (n or -(-k // 10)),
     ),
-    "fisher": Order(lambda s, _: searched.fisher(s), "second-order, all pairs of heads (after Kwon et al. 2022)"),
-    "integrated": Order(searched.integrated, "s along all gates going from 0 to 1 in NUMBER steps", "steps", 8),
-    "oracle": Order(lambda s, _: searched.oracle(s), "by the loss without each head alone"),
-    "shapley": Order(searched.shapley, "Shapley values, NUMBER pairs of walks an example", "pairs", 1, by_batch=True),
-    "greedy": Order(searched.greedy, "backward greedy by the loss itself, NUMBER looks a step", "looks", 4),
-    "gates": Order(searched.gates, "learnt values, NUMBER steps of gradient descent", "steps", 200, by_batch=True),
+    "fisher": Order(
+        lambda s, _: searched.fisher(s),
+        "second-order, all pairs of heads (after Kwon et al. 2022)",
+        passes=lambda k, n: 1,
+    ),
+    "integrated": Order(
+        searched.integrated,
+        "s along all gates going from 0 to 1 in NUMBER steps",
+        "steps",
+        8,
+        passes=lambda k, n: n,
+    ),
+    "oracle": Order(lambda s, _: searched.oracle(s), "by the loss without each head alone", passes=lambda k, n: k + 1),
+    "shapley": Order(
+        searched.shapley,
+        "Shapley values, NUMBER pairs of walks an example",
+        "pairs",
+        1,
+        by_batch=True,
+        passes=lambda k, n: 2 * n * k + 2,
+    ),
+    "greedy": Order(
+        searched.greedy,
+        "backward greedy by the loss itself, NUMBER looks a step",
+        "looks",
+        4,
+        passes=lambda k, n: k * (1 + n),
+    ),
+    "gates": Order(
+        searched.gates,
+        "learnt values, NUMBER steps of gradient descent",
+        "steps",
+        200,
+        by_batch=True,
+        passes=lambda k, n: 1 + n // 16,  # a step is a batch, and 1,000 examples are about 16 of them
+    ),
 }
 
 

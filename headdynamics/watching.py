@@ -9,9 +9,7 @@ The training waits for nothing and is never written to; what it deletes before i
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,6 +18,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from .checkpoints import Checkpoint, own_weights_back, run_file
 from .observer import Observer
+from .progress import shown
 from .snapshot import OK
 
 logger = logging.getLogger("headdynamics")
@@ -191,28 +190,11 @@ def measure_arriving(
                 except Exception as error:  # every library has its own
                     arrivals.again(found, f"{type(error).__name__}: {error}")
                     continue
-                taken = observer.snapshot(point.update, point.epoch, point.path)
+                with shown(observer, 1, f"update {point.update}") as done:
+                    taken = observer.snapshot(point.update, point.epoch, point.path)
+                    done(taken)
                 what = f"{observer.run.metric} {taken.score:.4g}" if taken.status == OK else taken.status
                 logger.info("update %d: %s, %.1f s, %s", taken.update, what, taken.seconds, point.path)
     finally:
         observer.close()
     return observer.path
-
-
-@contextlib.contextmanager
-def until_interrupted() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C or SIGTERM sets, so that what is at hand is finished; the next one kills."""
-    stop, before = threading.Event(), dict[int, Any]()
-
-    def ask(number: int, _: object) -> None:
-        signal.signal(number, before[number])
-        logger.warning("ends after the checkpoint at hand; once more: at once")
-        stop.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        before[number] = signal.signal(number, ask)
-    try:
-        yield stop
-    finally:
-        for signalled, handler in before.items():
-            signal.signal(signalled, handler)

@@ -1,9 +1,10 @@
-"""`headdynamics backfill` and `watch`: their options, and which library's checkpoints. No torch until they run."""
+"""`headdynamics backfill` and `watch`: which library's checkpoints, measured how. No torch until they run."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,73 +12,12 @@ from typing import Any
 
 from headdynamics.analysis.program import log_to_terminal, printable
 
+from headdynamics.interrupting import Stop, until_interrupted
 from headdynamics.schema import KNEE
 
+from .backfill_options import words
 
-def options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `headdynamics backfill`."""
-    _shared(parser)
-    parser.add_argument("--every-th", type=int, default=1, metavar="N", help="every N-th, counted back from the last")
-    parser.add_argument("--transfer", action="store_true", help="prune the last model by each checkpoint's order, too")
-    ray = parser.add_argument_group("on a Ray cluster", "The same file, measured by many workers: docs/at_scale.md.")
-    ray.add_argument("--ray", metavar="ADDRESS", help="auto, HOST:PORT, ray://HOST:PORT; or local: start one here")
-    ray.add_argument("--ray-workers", type=int, metavar="N", help="at most (default: one a GPU; without any, by CPUs)")
-    ray.add_argument("--ray-block", type=int, metavar="N", help="masks that a worker takes at once (default: 32)")
-
-
-def watch_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `headdynamics watch`."""
-    _shared(parser)
-    parser.add_argument(
-        "--look-every", type=float, default=10.0, metavar="SECONDS", help="for new checkpoints (default: 10)"
-    )
-    parser.add_argument(
-        "--until-update", type=int, metavar="N", help="end after the checkpoint of this update, or later"
-    )
-    parser.add_argument("--idle", type=float, metavar="SECONDS", help="end when nothing new came for so long")
-
-
-def _shared(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "checkpoints", nargs="+", type=Path, metavar="CHECKPOINT", help="checkpoint*.pt, checkpoint-*, or their folder"
-    )
-    parser.add_argument("--data", required=True, type=Path, help="fairseq: data-bin; else sentences (tsv, csv, jsonl)")
-    parser.add_argument("-o", "--output", type=Path, help="run file (default: backfill.h5 beside the checkpoints)")
-    parser.add_argument("--only", type=_numbers, default=[], metavar="UPDATE,...", help="only these updates")
-    parser.add_argument("--cpu", action="store_true", help="do not use a GPU")
-    parser.add_argument("--strict", action="store_true", help="stop at a checkpoint that cannot be measured")
-    measuring = parser.add_argument_group(
-        "what to measure", "Default: fairseq: as the training was watched; else the defaults of headdynamics.attach."
-    )
-    for name, kind, text in (
-        ("examples", int, "examples for I(h)"),
-        ("score-examples", int, "examples for the pruning curve"),
-        ("score", str, "such as loss, bleu, accuracy"),
-        ("estimator", str, "example, token, batch, signed"),
-        ("fractions", _fractions, "pruned fractions, such as 0,0.5,1; or knee"),
-        ("knee-tolerance", float, "the knee: share of the unpruned score that may be lost"),
-        ("knee-confidence", float, "the knee: how sure that has to be"),
-        ("orders", str, "pruning orders, such as importance,random-1"),
-        ("ablate", str, "also without each head in turn: one, all-but-one, or both with a comma"),
-        ("seed", int, "seed of the draw of examples"),
-    ):
-        measuring.add_argument(f"--{name}", type=kind, help=text)
-    fairseq = parser.add_argument_group("fairseq")
-    fairseq.add_argument("--subset", help="of the data (default: valid)")
-    fairseq.add_argument("--reduction", choices=("mean", "sum"), help="an example's loss over its target tokens")
-    fairseq.add_argument("--eval-bleu-args", metavar="JSON", help="how BLEU decodes (default: as in training)")
-    fairseq.add_argument(
-        "--eval-bleu-remove-bpe", metavar="BPE", help="such as sentencepiece (default: as in training)"
-    )
-    fairseq.add_argument("--user-dir", default="", help="the training's own --user-dir: its code is run")
-    text = parser.add_argument_group("Hugging Face text classifiers (any other: headdynamics.backfill in Python)")
-    text.add_argument("--tokenizer", type=Path, metavar="DIR", help="default: the checkpoint's")
-    text.add_argument("--text-columns", type=_words, default=[], metavar="NAME,...", help="default: text")
-    text.add_argument("--label-column", default="", metavar="NAME", help="default: label")
-    text.add_argument("--max-length", type=int, help="tokens; longer texts are cut")
-    text.add_argument("--batch-size", type=int, default=64, help="in training: its evaluation's (default: 64)")
-    text.add_argument("--training-seed", type=int, help="of the training, for the same signature as live")
-    text.add_argument("--learning-rate", type=float, help="the same")
+logger = logging.getLogger("headdynamics")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -91,13 +31,10 @@ def run(args: argparse.Namespace) -> int:
 
 def watch(args: argparse.Namespace) -> int:
     """Measure each checkpoint as it appears; print the run file's path at the end."""
-    from headdynamics.watching import until_interrupted
-
     _check_data(args)
     until = max(args.only) if args.only and args.until_update is None else args.until_update
-    with until_interrupted() as stop:
-        how = {"look_every": args.look_every, "until_update": until, "idle": args.idle, "stop": stop}
-        return _measure(args, args.data.is_dir(), how)  # binarised data are a folder, sentences a file
+    how = {"look_every": args.look_every, "until_update": until, "idle": args.idle}
+    return _measure(args, args.data.is_dir(), how)  # binarised data are a folder, sentences a file
 
 
 def _check_data(args: argparse.Namespace) -> None:
@@ -117,15 +54,23 @@ def _ray(args: argparse.Namespace) -> dict[str, Any] | None:
 
 
 def _measure(args: argparse.Namespace, fairseq: bool, how: dict[str, Any] | None) -> int:
+    """`how` to watch; None: backfill. Ctrl-C ends it after the checkpoint at hand, a second one at once."""
     log_to_terminal()
     first = args.checkpoints[0]
     alone = first.suffix == ".pt" or first.is_file() or _is_one(first)
     output = args.output or (first.parent if alone else first) / "backfill.h5"
-    try:
-        print(printable(str((_fairseq if fairseq else _transformers)(args, output, how))))
-    except (RuntimeError, LookupError, TypeError) as error:  # --strict: what a library said of a checkpoint
-        raise ValueError(f"{type(error).__name__}: {error}") from error
-    return 0
+    with until_interrupted() as stop:
+        try:
+            print(printable(str((_fairseq if fairseq else _transformers)(args, output, how, stop))))
+        except (RuntimeError, LookupError, TypeError) as error:  # --strict: what a library said of a checkpoint
+            raise ValueError(f"{type(error).__name__}: {error}") from error
+        except ValueError:
+            if not stop.is_set():  # else there was no time for any checkpoint
+                raise
+        except KeyboardInterrupt:
+            logger.warning("what was measured is kept in %s: the same command goes on from there", output)
+            raise
+        return stop.status
 
 
 def _is_one(place: Path) -> bool:
@@ -147,7 +92,7 @@ def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
     return {name: value for name in names if (value := getattr(args, name)) is not None}
 
 
-def _fairseq(args: argparse.Namespace, output: Path, how: dict[str, Any] | None) -> str:
+def _fairseq(args: argparse.Namespace, output: Path, how: dict[str, Any] | None, stop: Stop) -> str:
     from .fairseq_checkpoints import backfill, watched
 
     given = _given(args, "examples", "score_examples", "score", "estimator", "orders", "ablate", "seed")
@@ -155,7 +100,7 @@ def _fairseq(args: argparse.Namespace, output: Path, how: dict[str, Any] | None)
     if args.fractions is not None:
         given["fractions"] = args.fractions if args.fractions == KNEE else ",".join(map(str, args.fractions))
     return backfill(
-        args.checkpoints if how is None else watched(args.checkpoints, **how),
+        args.checkpoints if how is None else watched(args.checkpoints, stop=stop, **how),
         str(args.data),
         output,
         given=given | _given(args, "subset", "reduction", "strict"),
@@ -163,24 +108,26 @@ def _fairseq(args: argparse.Namespace, output: Path, how: dict[str, Any] | None)
         user_dir=args.user_dir,
         only=args.only,
         cpu=args.cpu,
-        **({} if how else {"every": args.every_th, "transfer": args.transfer, "ray": _ray(args)}),
+        **({} if how else {"every": args.every_th, "transfer": args.transfer, "ray": _ray(args), "stop": stop}),
     )
 
 
-def _transformers(args: argparse.Namespace, output: Path, how: dict[str, Any] | None) -> str:
+def _transformers(args: argparse.Namespace, output: Path, how: dict[str, Any] | None, stop: Stop) -> str:
     from headdynamics.backfilling import measure_chosen
     from headdynamics.farm import Farm
 
     from .hf_checkpoints import backfill, watched
 
     if how is not None:
-        found = watched(args.checkpoints, **how)
+        found = watched(args.checkpoints, stop=stop, **how)
         trainer = found.first(lambda checkpoint: _trainer(args, checkpoint, args.cpu))
         return backfill(trainer, output, found, only=args.only, **_text_options(args))
     ray = _ray(args)
     farm = None if ray is None else Farm(partial(text_subject, args, args.cpu), gpus=not args.cpu, **ray)
     here = partial(text_subject, args, args.cpu or farm is not None)  # a farm's workers have the GPUs
-    return measure_chosen(here, str(output), every=args.every_th, only=args.only, transfer=args.transfer, farm=farm)
+    return measure_chosen(
+        here, str(output), every=args.every_th, only=args.only, transfer=args.transfer, farm=farm, stop=stop
+    )
 
 
 @contextlib.contextmanager
@@ -218,25 +165,7 @@ def _text_options(args: argparse.Namespace) -> dict[str, Any]:
     given = _given(args, "examples", "score_examples", "score", "estimator", "fractions", "seed", "strict")
     given |= _given(args, "knee_tolerance", "knee_confidence")
     if args.orders is not None:
-        given["orders"] = _words(args.orders)
+        given["orders"] = words(args.orders)
     if args.ablate is not None:
-        given["ablations"] = _words(args.ablate)
+        given["ablations"] = words(args.ablate)
     return given
-
-
-def _fractions(text: str) -> list[float] | str:
-    try:
-        return text if text == KNEE else [float(part) for part in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers such as 0,0.2,0.5,1") from None
-
-
-def _words(text: str) -> list[str]:
-    return text.split(",")
-
-
-def _numbers(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of updates such as 427,854") from None

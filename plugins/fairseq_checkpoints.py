@@ -10,6 +10,7 @@ import contextlib
 import logging
 import math
 import pickle
+import threading
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
@@ -63,6 +64,7 @@ def backfill(
     transfer: bool = False,
     cpu: bool = False,
     ray: Mapping[str, Any] | None = None,
+    stop: threading.Event | None = None,
 ) -> str:
     """Measure checkpoints into a run file; the path that was written.
 
@@ -79,6 +81,7 @@ def backfill(
         transfer: the same.
         cpu: do not use a GPU.
         ray: measure on a Ray cluster: address, workers and block, as of `farm.Farm`.
+        stop: see `backfilling.measure_chosen`; watched ones have their own.
 
     Raises:
         ValueError: no checkpoint can be used, or an option makes no sense.
@@ -94,7 +97,7 @@ def backfill(
     opened = partial(subject, list(places), given=given or {}, **making)
     farm = None if ray is None else Farm(partial(opened, cpu=cpu), gpus=not cpu, **ray)
     here = partial(opened, cpu=cpu or farm is not None)  # a farm's workers have the GPUs
-    return measure_chosen(here, str(output), every=every, only=only, transfer=transfer, farm=farm)
+    return measure_chosen(here, str(output), every=every, only=only, transfer=transfer, farm=farm, stop=stop)
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from fairseq.data import data_utils
 from fairseq.logging import metrics
 from torch import nn
 
+from headdynamics.names import unknown
 from headdynamics.nested import nested_sizes
 from headdynamics.ranks import Ranks, each
 from headdynamics.scores import BatchScore, Score, ratio
@@ -110,7 +111,7 @@ def make_score(name: str, trainer: Any, batches: Examples, pad: int | None) -> S
     """The score called `name`: per example for losses, BLEU and chrF, else any that the task reports."""
     if name in CRITERION_SCORES:
         return _criterion_score(name, trainer, batches, pad)
-    if name in ("bleu", "chrf"):
+    if name in TRANSLATION_SCORES:
         return _translated(name, trainer.task, batches)
     return ReportedScore(name, _is_better_up(name, trainer.cfg.checkpoint), trainer, batches)
 
@@ -121,6 +122,7 @@ def _is_better_up(name: str, config: Any) -> bool:
     return not any(word in name for word in ("loss", "ppl", "error", "wer"))
 
 
+TRANSLATION_SCORES = ("bleu", "chrf")
 # sums: loss, nll, tokens, sample size -> what fairseq reports
 CRITERION_SCORES = {
     "loss": lambda sums: ratio(sums[..., [0, 3]]) / BITS,
@@ -145,9 +147,13 @@ def _criterion_score(name: str, trainer: Any, batches: Examples, pad: int | None
     return BatchScore(name, False, batches, measure, CRITERION_SCORES[name])
 
 
+def _translates(task: Any) -> bool:
+    return hasattr(task, "tgt_dict") and hasattr(task.cfg, "eval_bleu_args")
+
+
 def _translated(name: str, task: Any, batches: Examples) -> BatchScore:
     """BLEU or chrF through the task's own generator; stats per sentence are sacrebleu's counts."""
-    if not hasattr(task, "tgt_dict") or not hasattr(task.cfg, "eval_bleu_args"):
+    if not _translates(task):
         raise ValueError(f"{type(task).__name__} has no {name}: choose another --hd-score, such as loss")
     metric = corpus_metric(name, tokenized=bool(task.cfg.eval_tokenized_bleu))
 
@@ -197,8 +203,8 @@ class ReportedScore:
             task.reduce_metrics(each(self.batches, measure), criterion)
         values = reported.get_smoothed_values()
         if self.name not in values:
-            have = ", ".join(sorted(values))
-            raise ValueError(f"the task reports no {self.name!r}; it reports {have}: see --hd-score")
+            reported = {*CRITERION_SCORES, *values, *(TRANSLATION_SCORES if _translates(task) else ())}
+            raise ValueError(f"{unknown('score', self.name, sorted(reported))} (of this task)")
         return float(values[self.name])
 
     def probe(self, model: nn.Module) -> float:

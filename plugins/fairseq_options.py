@@ -2,15 +2,18 @@
 
 # No `from __future__ import annotations` here: fairseq reads the fields' types as types, not as text.
 import argparse
+import functools
 import sys
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from headdynamics.names import meant
 from headdynamics.online import WINDOW
 
 
 def _option(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": f"headdynamics: {text}"})
+    told = "" if isinstance(default, bool) or default == "" else f" (default: {default})"
+    return field(default=default, metadata={"help": f"headdynamics: {text}{told}"})
 
 
 @dataclass
@@ -34,7 +37,7 @@ class HeadDynamicsOptions:
     hd_knee_confidence: float = _option(0.95, "the knee: how sure that has to be")
     hd_estimator: str = _option("example", "I(h): example (Michel et al. 2019), token, batch, signed, bertology")
     hd_reduction: str = _option("mean", "an example's loss: mean or sum over its target tokens")
-    hd_orders: str = _option("importance,random-1,random-2,random-3", "pruning orders of the curve")
+    hd_orders: str = _option("importance,random-1,random-2,random-3", "pruning orders of the curve: docs/orders.md")
     hd_ablate: str = _option("", "also without each head in turn, with tests: one, all-but-one, or both with a comma")
     hd_budget: float = _option(
         0.0, "share of training time for snapshots (0.05: a twentieth), by taking fewer examples; 0: always all"
@@ -69,6 +72,29 @@ def add_to_fairseq() -> None:
     FairseqConfig.common = common.default  # older omegaconf reads the class's attribute
     FairseqConfig.__annotations__["common"] = extended
     hydra_init()
+    if not hasattr(fairseq.options.parse_args_and_arch, "headdynamics"):
+        fairseq.options.parse_args_and_arch = _suggesting(fairseq.options.parse_args_and_arch)
+
+
+def _suggesting(parse: Any) -> Any:
+    """Where fairseq's parser does not know an option that looks like ours, its message has the nearest of ours."""
+    ours = [f"--{f.name.replace('_', '-')}" for f in fields(HeadDynamicsOptions)]
+
+    @functools.wraps(parse)
+    def wrapped(parser: Any, *given: Any, **how: Any) -> Any:
+        refuse = parser.error
+
+        def error(message: str) -> None:
+            strays = [word.partition("=")[0] for word in message.split() if word.startswith("--hd")]
+            if message.startswith("unrecognized arguments"):
+                message += "".join(meant(stray, ours) for stray in strays)
+            refuse(message)
+
+        parser.error = error
+        return parse(parser, *given, **how)
+
+    wrapped.headdynamics = True
+    return wrapped
 
 
 def read(common: Any) -> HeadDynamicsOptions:

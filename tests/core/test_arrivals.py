@@ -9,7 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from headdynamics.watching import Arrivals, until_interrupted
+from headdynamics.interrupting import until_interrupted
+from headdynamics.watching import Arrivals
 
 
 class Between(threading.Event):

@@ -296,7 +296,7 @@ def test_a_list_that_is_none_is_named_by_its_own_option(tmp_path, option, text, 
     [
         (["OUT", "--data", "nowhere"], "--data nowhere does not exist"),
         (["OUT/checkpoint9.pt", "--data", "DATA"], "checkpoint9.pt does not exist"),
-        (["OUT", "--data", "DATA", "--score", "blue"], "the task reports no 'blue'"),
+        (["OUT", "--data", "DATA", "--score", "blue"], "unknown score 'blue' (did you mean 'bleu'?)"),
         (["OUT", "--data", "DATA", "--orders", "imprtance"], "unknown order 'imprtance'"),
         (["OUT", "--data", "DATA", "--fractions", "0;1"], "no list of numbers"),
         (["OUT", "--data", "DATA", "--subset", "tset"], "no subset 'tset'"),

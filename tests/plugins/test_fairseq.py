@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from importlib import metadata
 
 import fairseq_tiny as tiny
 import h5py
@@ -51,13 +52,13 @@ def test_python_m_and_own_user_dir(data, tmp_path):
 
 
 def test_hydra_train(data, tmp_path):
-    """fairseq-hydra-train, configured by a file; our options are given as `+common.hd_*=`."""
+    """fairseq-hydra-train, configured by a file; our options are given as `+common.hd_*=`, where hydra allows that."""
     stack = "{layers: 1, embed_dim: 16, ffn_embed_dim: 16, attention_heads: 2}"
     (tmp_path / "tiny.yaml").write_text(
         f"""
 common: {{user_dir: {tiny.USER_DIR}, cpu: true}}
 task: {{_name: translation, data: {data}, source_lang: xx, target_lang: yy}}
-model: {{_name: transformer, share_all_embeddings: true, encoder: {stack}, decoder: {stack}}}
+model: {{_name: transformer, base_layers: 0, share_all_embeddings: true, encoder: {stack}, decoder: {stack}}}
 criterion: {{_name: cross_entropy}}
 optimizer: {{_name: adam}}
 lr_scheduler: {{_name: fixed}}
@@ -66,9 +67,13 @@ optimization: {{max_update: 3, lr: [0.001]}}
 checkpoint: {{save_dir: {tmp_path / "run"}}}
 """
     )
-    ours = ["+common.hd_examples=10", "+common.hd_score_examples=10", "+common.hd_score=ppl"]
-    program = str(tiny.Path(sys.executable).parent / "fairseq-hydra-train")
-    words = [program, "--config-dir", str(tmp_path), "--config-name", "tiny", *ours]
+    ours = ["common.hd_examples=10", "common.hd_score_examples=10", "common.hd_score=ppl"]
+    if metadata.version("hydra-core").startswith("1.0."):
+        program = [sys.executable, "-m", "headdynamics.plugins.fairseq_hydra"]
+    else:
+        program = [str(tiny.Path(sys.executable).parent / "fairseq-hydra-train")]
+        ours = [f"+{option}" for option in ours]
+    words = [*program, "--config-dir", str(tmp_path), "--config-name", "tiny", *ours]
     text = tiny.run(words, cwd=tmp_path, check=False)
     assert (tmp_path / "run/headdynamics.h5").exists(), text[-3000:]
     with h5py.File(tmp_path / "run/headdynamics.h5") as run:
@@ -94,7 +99,7 @@ def test_early_stop_is_measured(data, tmp_path):
     [
         (["--hd-subset", "tset"], "no subset 'tset'"),
         (["--hd-every", "epcoh"], "'epcoh' is no schedule"),
-        (["--hd-score", "blue", "--hd-every", "4"], "the task reports no 'blue'"),
+        (["--hd-score", "blue", "--hd-every", "4"], "unknown score 'blue' (did you mean 'bleu'?)"),
         (["--hd-fractions", "0;1"], "no list of numbers"),
         (["--hd-estimator", "exmaple"], "unknown estimator 'exmaple'"),
         (["--hd-file", "/proc/nowhere/run.h5"], "choose another place"),

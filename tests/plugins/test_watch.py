@@ -141,7 +141,7 @@ def test_ctrl_c_ends_it_after_the_checkpoint_at_hand(training, data):
             said.append(watch.stderr.readline())
         watch.send_signal(signal.SIGINT)
         printed, rest = watch.communicate(timeout=60)
-    assert watch.returncode == 0 and printed == f"{save / 'backfill.h5'}\n", rest
+    assert watch.returncode == 130 and printed == f"{save / 'backfill.h5'}\n", rest
     assert "ends after the checkpoint at hand" in rest and "Traceback" not in rest
     assert tiny.rows(save / "backfill.h5")["status"] in ([], ["ok"])
 
