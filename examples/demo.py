@@ -58,6 +58,8 @@ def main() -> None:
     parser.add_argument("--fresh", action="store_true", help="train again even if a finished run is there")
     options = parser.parse_args()
 
+    board = f"{BIN / 'tensorboard'} --logdir {RUNS}"
+    print(f"to watch the heads while they train, in another terminal: {board} (the tab HEAD DYNAMICS)", flush=True)
     run_files = []
     if has_apt():
         run_files.append(train("translation", options.epochs, options.fresh))
@@ -68,9 +70,13 @@ def main() -> None:
         print(f"\n== {run_file}")
         answers(run_file)
 
+    report = RUNS / "report.html"
+    _run([str(BIN / "headdynamics"), "report", *map(str, run_files), "-o", str(report)])
+
     print("\nrun files  ", *run_files)
     print("figures    ", *sorted(figure for file in run_files for figure in file.parent.rglob("*.png")))
-    print(f"TensorBoard {BIN / 'tensorboard'} --logdir {RUNS}")
+    print("report     ", report)
+    print("TensorBoard", board)
 
 
 if __name__ == "__main__":

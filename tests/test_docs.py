@@ -50,7 +50,7 @@ def test_code_runs(page, tmp_path, monkeypatch):
     elif page in ("start_hf", "start_loop"):
         found = hd.load_run("run.h5")
         assert found.importance["mean"].shape == (6, 8) and not found.failures
-        assert Path("run-curves.png").exists()
+        assert Path("run-curves.png" if page == "start_hf" else "report.html").exists()
         for language, text in blocks("file_format"):
             if language == "python":
                 exec(compile(text, "docs/file_format.md", "exec"), {})
