@@ -143,7 +143,19 @@ def slow_paths(heads: Heads | None = None) -> Iterator[None]:
             mha.set_fastpath_enabled(False)
         else:  # under a mode of functions, any, torch takes no fused path
             stack.enter_context(BaseTorchFunctionMode())
-        layers: dict[int, Any] = {id(block.parent): block.parent for block in heads.blocks} if heads else {}
+        if heads:
+            stack.enter_context(own_fast_paths_off(heads))
+        yield
+
+
+@contextlib.contextmanager
+def own_fast_paths_off(heads: Heads) -> Iterator[None]:
+    """Switch off fairseq 0.12.2's fused encoder layers, which fail on padding from torch 2 on.
+
+    They run in models that loaded a checkpoint and never trained since, and hold copies of the weights.
+    """
+    layers: dict[int, Any] = {id(block.parent): block.parent for block in heads.blocks}
+    with contextlib.ExitStack() as stack:
         for layer in layers.values():
             if layer is not None and hasattr(layer, "can_use_fastpath"):
                 stack.callback(setattr, layer, "can_use_fastpath", layer.can_use_fastpath)

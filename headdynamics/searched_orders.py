@@ -181,7 +181,7 @@ def _learn(situation: Situation, values: torch.Tensor, steps: int, draw: torch.G
         keep[:, wanted] = (noisy > threshold).float()
         with torch.enable_grad():
             keep.requires_grad_()
-            felt = torch.autograd.grad(situation.losses(batch, keep).mean(), keep)[0][:, wanted]
+            felt = torch.autograd.grad(situation.losses(batch, keep).sum(), keep)[0][:, wanted]
         soft = torch.sigmoid(noisy - threshold)
         slope = soft * (1 - soft)
         middle = (slope * felt).sum(1, keepdim=True) / slope.sum(1, keepdim=True)

@@ -33,7 +33,7 @@ def check_engine(cfg: Any, size: int) -> None:
     apart = {
         "--ddp-backend slowmo": engine == "slowmo",
         "--use-bmuf": cfg.optimization.use_bmuf,
-        "--base-layers": getattr(cfg.model, "base_layers", 0) > 0,
+        "--base-layers": (getattr(cfg.model, "base_layers", 0) or 0) > 0,
     }
     for option in (name for name, given in split.items() if given):
         raise ValueError(f"with {option} parameters are sharded, and no rank has a whole model to measure")

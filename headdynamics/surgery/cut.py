@@ -82,6 +82,8 @@ def cut_block(layout: Layout, kept: Sequence[int], groups: Sequence[int], edits:
     for part in layout.inputs:
         widths = sum(r.size for r in part.runs)
         _cut(part, part.rows(kept, groups), None if kept or native else widths, edits)
+    for part in layout.copies:
+        _cut(part, part.rows(kept, groups), None, edits)
     weight: Any = layout.output.owner.weight
     whole = weight.shape[1 - layout.output.axis]
     _cut(layout.output, layout.output.rows(kept, groups), None if kept else whole, edits)

@@ -65,7 +65,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the heads of one block lie. `doubts`: what a probe must settle before the block may be cut."""
+    """Where the heads of one block lie. `doubts`: what a probe must settle before the block may be cut.
+
+    `copies`: the same weights again, in a layer with a fused path of its own (fairseq 0.12.2); a state dict holds both.
+    """
 
     block: Attention
     groups: int  # K
@@ -73,6 +76,7 @@ class Layout:
     inputs: tuple[Part, ...]
     output: Part
     doubts: tuple[str, ...] = ()
+    copies: tuple[Part, ...] = ()
 
     @property
     def per_group(self) -> int:
@@ -94,7 +98,7 @@ def read_layout(block: Attention) -> Layout:
         if found is not None:
             inputs, groups, doubts = found
             doubts += _bystanders(block, inputs, size)
-            return Layout(block, groups, size, inputs, output, tuple(doubts))
+            return Layout(block, groups, size, inputs, output, tuple(doubts), _copies(block, size))
     children = ", ".join(name for name, _ in module.named_children())
     raise _refusal(block, f"its query, key and value projections are not of a known layout (children: {children})")
 
@@ -156,6 +160,17 @@ def _torch_fused(block: Attention, size: int) -> Found | None:
         raise _refusal(block, "keys or values of another width than the queries (kdim, vdim) are not cut")
     runs = tuple(Run("query", i * width, size) for i in range(3))
     return (Part(module, 0, runs, "in_proj_weight", "in_proj_bias"),), block.heads, []
+
+
+def _copies(block: Attention, size: int) -> tuple[Part, ...]:
+    layer = block.parent
+    if layer is None or not (hasattr(layer, "can_use_fastpath") and hasattr(layer, "out_proj_weight")):
+        return ()
+    runs = tuple(Run("query", i * block.heads * size, size) for i in range(3))
+    return (
+        Part(layer, 0, runs, "in_proj_weight", "in_proj_bias"),
+        Part(layer, 1, (Run("query", 0, size),), "out_proj_weight", None),
+    )
 
 
 def _axis(block: Attention, projection: nn.Module, side: int) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..gates import masked, slow_paths
+from ..gates import masked, own_fast_paths_off, slow_paths
 from ..halving import out_of_memory
 from ..heads import Attention, Heads, unwrap
 from ..rounding import rounding
@@ -39,7 +39,8 @@ def removed(model: nn.Module, heads: Heads, keep: Any, may_cut: Sequence[bool] |
     if stays.shape != (len(heads),):
         raise ValueError(f"keep has shape {tuple(stays.shape)}; this model has {len(heads)} heads: [{len(heads)}]")
     if stays.all():
-        yield
+        with own_fast_paths_off(heads):
+            yield
         return
     model, edits = unwrap(model), Edits()
     try:

@@ -11,6 +11,7 @@ from models import CASES, IDS, SIZES
 from torch import nn
 
 import headdynamics as hd
+from headdynamics.surgery.lent import removed
 
 SMALL = dict(vocab_size=16, max_position_embeddings=16, **SIZES)
 GPT = dict(vocab_size=16, n_positions=16, n_embd=16, n_layer=2, n_head=4)
@@ -168,6 +169,8 @@ def test_a_layers_own_fast_path_is_off_while_masked():
     with hd.masked(heads, torch.zeros(4)):
         assert layer.can_use_fastpath is False
         assert not torch.equal(layer(x), x)
+    with removed(layer, heads, torch.ones(4)):  # a point of a curve at which all heads are there
+        assert layer.can_use_fastpath is False
     assert layer.can_use_fastpath == 1 and torch.equal(layer(x), x)
 
 

@@ -55,11 +55,12 @@ def tiny(family: str, rows: int = ROWS) -> Tiny:
         raise NotTinyError(_line(error)) from error
     for cls in classes:
         for dtype in (torch.float64, torch.float32):
+            before = len(failures)
             found = _tried(family, cls, config, dtype, rows, failures)
             if found:
                 return found
-            if not re.search(r"dtype|Double|float64|overflow", failures[-1]):
-                break  # the rest of the failures know no dtype
+            if not any(re.search(r"dtype|Double|float64|overflow", line) for line in failures[before:]):
+                break  # the same in every dtype
     raise NotTinyError((failures or ["no model class takes this configuration"])[0])
 
 
