@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, DynamoBackend
 from torch import nn
 from transformers.training_args import ParallelMode
 
@@ -24,6 +24,12 @@ def sharded() -> str:
     if getattr(state.deepspeed_plugin, "zero_stage", 0) == 3:
         return ZERO
     return FSDP if state.distributed_type == DistributedType.FSDP else ""
+
+
+def compiled() -> bool:
+    """Whether the training at hand compiles its model: by its own arguments, or as `accelerate launch` was asked to."""
+    plugin = getattr(AcceleratorState(), "dynamo_plugin", None)
+    return plugin is not None and plugin.backend != DynamoBackend.NO
 
 
 def check_engine(model: nn.Module, args: Any) -> None:

@@ -28,7 +28,7 @@ from headdynamics.observer import Observer
 from headdynamics.online import RELATIVE, Online, Window
 from headdynamics.ranks import Ranks
 
-from .hf_engines import sharded
+from .hf_engines import compiled, sharded
 from .hf_setup import Options
 
 logger = logging.getLogger("headdynamics")
@@ -59,7 +59,7 @@ class TrainerOnline:
             raise HeadsError(f"DataParallel copies the model to {args.n_gpu} GPUs at each step: start with torchrun")
         if estimator == "batch" and getattr(args, "deepspeed", None):
             raise HeadsError("DeepSpeed takes gradients away before they can be read: choose online=True")
-        if estimator == "example" and args.torch_compile:
+        if estimator == "example" and compiled():
             raise HeadsError("a compiled model does not run our hooks: choose online='batch', which needs none of them")
         self.online = Online(model, estimator, options.online_window, strict=options.strict, ranks=ranks)
         self.observer: Observer | None = None

@@ -207,7 +207,7 @@ def test_a_loss_that_is_not_the_models_own_is_relative(tmp_path, how, caplog):
     assert [r.levelname for r in caplog.records if "online importance is relative" in r.getMessage()] == ["WARNING"]
 
 
-def test_a_compiled_model(tmp_path, caplog):
+def test_a_compiled_model(tmp_path, caplog, monkeypatch):
     """The batch form has numbers; the other is refused by a sentence, and snapshots go on."""
     compiled = {"torch_compile": True, "torch_compile_backend": "eager"}
     plain = tiny.trainer(tmp_path / "plain", None, **compiled)
@@ -217,10 +217,17 @@ def test_a_compiled_model(tmp_path, caplog):
     assert tiny.same(tiny.left(made), tiny.left(plain))
     found = windows(tmp_path / "batch.h5")
     assert (found["mean"] > 0).all() and found["n"].tolist() == [3, 2, 3, 2] and found["scale"] == "own loss"
+    refusal = "without online importance: a compiled model does not run our hooks: choose online='batch'"
     options = watch(tmp_path / "example.h5", strict=False)
     tiny.trainer(tmp_path / "example", options, num_train_epochs=1, **compiled).train()
-    assert "without online importance: a compiled model does not run our hooks: choose online='batch'" in caplog.text
+    assert refusal in caplog.text
     assert tiny.rows(tmp_path / "example.h5")["update"] == [5]
+    caplog.clear()
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "EAGER")  # as `accelerate launch --dynamo_backend eager` does
+    options = watch(tmp_path / "launched.h5", strict=False)
+    tiny.trainer(tmp_path / "launched", options, num_train_epochs=1).train()
+    assert refusal in caplog.text
+    assert tiny.rows(tmp_path / "launched.h5")["update"] == [5]
 
 
 def test_data_parallel_is_refused(tmp_path):
