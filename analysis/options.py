@@ -110,8 +110,17 @@ def export(parser: argparse.ArgumentParser) -> None:
 def report(parser: argparse.ArgumentParser) -> None:
     """Of `report`."""
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN.h5", help=RUN)
-    parser.add_argument("-o", "--output", type=Path, default=Path("report.html"), help="default: %(default)s")
-    parser.add_argument("--speeds", type=Path, metavar="FILE.json", help="of benchmarks/pruned_speed.py --json")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("report.html"),
+        metavar="PAGE.html",
+        help="where to (default: %(default)s, in this folder)",
+    )
+    parser.add_argument(
+        "--speeds", type=Path, metavar="FILE.json", help="also show these speeds, of benchmarks/pruned_speed.py --json"
+    )
 
 
 def show(parser: argparse.ArgumentParser) -> None:

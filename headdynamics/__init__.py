@@ -54,6 +54,7 @@ _HOME = {
     "measure_chosen": "backfilling",
     "Subject": "backfilling",
     "Farm": "farm",
+    "with_bar": "progress",
     "saved_weights": "checkpoints",
     "load_run": "analysis.load",
     "RunFileError": "schema",

@@ -18,12 +18,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .orders import heads_of, parse_order
-from .scores import BatchScore
+from .scores import BatchScore, Score
 from .snapshot import OK, Snapshot
 
 if TYPE_CHECKING:
     from .observer import Observer
 
+SHARE = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} gone, {remaining} left"
 FORM = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f} of {total:g} [{elapsed} gone, {remaining} left]"
 
 
@@ -62,18 +63,34 @@ def shown(
 
 
 @contextlib.contextmanager
-def counted(observer: Observer, tell: Callable[[int], None]) -> Iterator[None]:
+def with_bar(score: Score, passes: float) -> Iterator[Score]:
+    """The same score, for a long call of yours: on a terminal a bar tells the time that is left of so many `passes`.
+
+        with hd.with_bar(score, len(heads) + 1) as shown:
+            ablation = hd.ablate(model, shown)
+
+    A curve passes over the examples once for each fraction of each order, an ablation H + 1 times, a knee of k heads
+    at most 1 + log2(k + 1) times.
+    """
+    with bar(total=passes * _scored(score), desc=score.name, bar_format=SHARE) as drawn:
+        yield score if drawn is None else _counting(score, drawn.update)
+
+
+@contextlib.contextmanager
+def counted(observer: Observer, tell: Callable[[int], object]) -> Iterator[None]:
     """Tell of each step that the observer takes."""
     loss, score = observer.loss, observer.score
     try:
-        observer.loss = _Telling(loss, tell, 1)
-        if isinstance(score, BatchScore):
-            observer.score = replace(score, measure=_Telling(score.measure, tell, 1))
-        else:
-            observer.score = _Telling(score, tell, _scored(score))
+        observer.loss, observer.score = _Telling(loss, tell, 1), _counting(score, tell)
         yield
     finally:
         observer.loss, observer.score = loss, score
+
+
+def _counting(score: Any, tell: Callable[[int], object]) -> Any:
+    if isinstance(score, BatchScore):
+        return replace(score, measure=_Telling(score.measure, tell, 1))
+    return _Telling(score, tell, _scored(score))
 
 
 def expected(observer: Observer) -> int:
@@ -110,7 +127,7 @@ class _Progress:
 class _Telling:
     """A loss, a measure or a score that tells of each call."""
 
-    def __init__(self, inner: Any, tell: Callable[[int], None], steps: int) -> None:
+    def __init__(self, inner: Any, tell: Callable[[int], object], steps: int) -> None:
         self._inner, self._tell, self._steps = inner, tell, steps
 
     def __call__(self, *given: Any) -> Any:

@@ -2,13 +2,18 @@
 
 import argparse
 import contextlib
+import fcntl
 import io
 import os
+import pty
 import random
+import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -112,6 +117,38 @@ def test_kill_9_and_go_on(training, data, tmp_path, caplog):
     assert here(training, "--data", data, "-o", tmp_path / "once.h5") == 0
     assert len(updates(tmp_path / "once.h5")) > len(first)
     assert content(tmp_path / "once.h5") == content(tmp_path / "back.h5")
+
+
+def test_ctrl_c_ends_it_after_the_checkpoint_at_hand_and_the_same_command_goes_on(
+    training, data, tmp_path, caplog, capfd
+):
+    """In a terminal, where a bar is drawn; the second time through a pipe, where none is."""
+    file = tmp_path / "back.h5"
+    words = [*BACKFILL, str(training), "--data", str(data), "-o", str(file), "--ablate", "one"]
+    words += ["--orders", "importance"]
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+    with subprocess.Popen(words, env=tiny.ENVIRONMENT, stdout=-1, stderr=theirs) as process:
+        os.close(theirs)
+        said = b""
+        while not re.search(rb"checkpoints: +[2-9]\d%", said):  # amid the second of six
+            said += os.read(ours, 1000)
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(OSError):  # Linux's end of a terminal
+            while more := os.read(ours, 1000):
+                said += more
+        printed = process.stdout.read().decode()
+    os.close(ours)
+    told, count = said.decode(), len(updates(file))
+    assert process.returncode == 130 and printed == f"{file}\n", told
+    assert "ends after the checkpoint at hand; once more: at once" in told and "Traceback" not in told
+    every = int(re.search(r"(\d+) checkpoints; run file", told)[1])
+    assert f"{count} of {every} checkpoints have their row in {file}: the same command goes on" in told
+    assert 0 < count < every and "left]" in told
+    with caplog.at_level("INFO", "headdynamics"):
+        assert here(*words[4:]) == 0
+    assert f"{count} of {every} checkpoints have their row" in caplog.text and "%|" not in capfd.readouterr().err
+    assert len(updates(file)) == every
 
 
 class Bomb:
