@@ -57,7 +57,7 @@ def shown(
             yield lambda taken: None
             return
         steps = expected(observer) if points is None else points * _scored(observer.score)
-        progress = _Progress(drawn, steps)
+        progress = Progress(drawn, steps)
         with counted(observer, progress.step):
             yield progress.done
 
@@ -72,7 +72,7 @@ def with_bar(score: Score, passes: float) -> Iterator[Score]:
     A curve passes over the examples once for each fraction of each order, an ablation H + 1 times, a knee of k heads
     at most 1 + log2(k + 1) times.
     """
-    with bar(total=passes * _scored(score), desc=score.name, bar_format=SHARE) as drawn:
+    with bar(total=passes * _scored(score), desc=getattr(score, "name", "score"), bar_format=SHARE) as drawn:
         yield score if drawn is None else _counting(score, drawn.update)
 
 
@@ -106,15 +106,19 @@ def expected(observer: Observer) -> int:
     return passes * _length(observer.batches) + points * _scored(observer.score)
 
 
-class _Progress:
+class Progress:
+    """Places a bar of checkpoints, each of which is as long as the last good one was; the first, as `expected`."""
+
     def __init__(self, drawn: Any, expected: int) -> None:
         self._bar, self._expected, self._steps, self._done = drawn, max(expected, 1), 0, 0
 
     def step(self, steps: int) -> None:
+        """Of the checkpoint at hand."""
         self._steps += steps
         self._to(self._done + min(self._steps / self._expected, 0.99))
 
     def done(self, taken: Snapshot | None) -> None:
+        """With the checkpoint at hand."""
         if taken is not None and taken.status == OK:
             self._expected = max(self._steps, 1)
         self._steps, self._done = 0, self._done + 1
@@ -136,6 +140,8 @@ class _Telling:
         return found
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
         return getattr(self._inner, name)
 
 

@@ -13,7 +13,7 @@ import pytest
 
 import headdynamics as hd
 from headdynamics.checkpoints import Checkpoint, measure_checkpoints
-from headdynamics.progress import counted, expected
+from headdynamics.progress import Progress, counted, expected
 
 BATCH = dict(input_ids=models.IDS, attention_mask=models.TOKENS, labels=models.CLASSES)
 BATCHES = [BATCH, BATCH]
@@ -65,6 +65,26 @@ def test_what_a_snapshot_takes_is_known_before(measured, steps):
         assert expected(watch) == steps and 0 <= took - steps <= 4  # the proof that heads may be taken out
     else:
         assert took / 4 <= expected(watch) and took <= expected(watch) + 4
+
+
+class Bar:
+    """As tqdm's, and what it was told."""
+
+    def __init__(self):
+        self.n, self.places = 0.0, []
+
+    def update(self, more):
+        self.n += more
+        self.places.append(self.n)
+
+
+def test_a_checkpoint_is_as_long_as_the_one_before():
+    """The first as long as expected, and never whole before it is done; one that failed teaches nothing."""
+    bar, ok = Bar(), observer().snapshot(1)
+    progress = Progress(bar, 4)
+    for told in (1, 1, 8, ok, 5, None, 5, ok):
+        progress.step(told) if isinstance(told, int) else progress.done(told)
+    assert np.allclose(bar.places, [0.25, 0.5, 0.99, 1, 1.5, 2, 2.5, 3])
 
 
 def test_the_bar_grows_within_a_checkpoint_and_changes_no_number(tmp_path):
