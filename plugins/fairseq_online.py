@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from headdynamics.gates import own_fast_paths_off
 from headdynamics.online import RELATIVE, Online
 from headdynamics.ranks import Ranks
 
@@ -53,7 +54,7 @@ class FairseqOnline:
 
     def start(self, model: nn.Module, sample: Mapping[str, Any]) -> None:
         """Learn from a sample how the criterion adds up its losses, then listen; call it inside `still`."""
-        with self.online.forgiven(), torch.no_grad():
+        with self.online.forgiven(), torch.no_grad(), own_fast_paths_off(self.online.heads):
             targets = self._counts(sample)
             losses, counts = per_example(unreduced(self.criterion, model, sample)[0], sample, self.pad)
             self.by_token = self.by_token and torch.equal(counts, targets)

@@ -23,7 +23,7 @@ def test_fairseq_with_chrf(data, tmp_path, capsys):
         found = effects(run, what)
         assert (found.test, found.n, found.metric, len(found.delta)) == ("permutation", 12, "chrf", 24)
         assert found.base == pytest.approx(run.snapshots["score"].values[-1]) and 0 < found.base < 100
-        assert np.allclose(found.score - found.base, found.delta, atol=1e-9) and len(set(found.delta)) > 6
+        assert np.allclose(found.score - found.base, found.delta, atol=1e-9) and len(set(found.delta)) > 4
         assert ((found.pvalue > 0) & (found.pvalue <= 1)).all() and np.isfinite(found.halves).all()
         assert main(["ablations", str(tmp_path / "headdynamics.h5"), "--what", what]) == 0
     out = capsys.readouterr().out

@@ -54,7 +54,8 @@ def test_the_same_bits_with_and_without(whole, form):
     assert len(steps) == 10 and steps == train_steps(logs[form])
     found = windows(folder / form / "headdynamics.h5")
     assert found["update"].tolist() == [3, 5, 8, 10]
-    assert found["n"].sum() == (2 * 296 if form == "example" else 10) and not found["skipped"].any()
+    seen = sum(float(sentences) for _, _, _, sentences, _ in steps)
+    assert found["n"].sum() == (seen if form == "example" else 10) and not found["skipped"].any()
     assert np.isfinite(found["mean"]).all() and (found["mean"] > 0).all() and found["scale"] == "own loss"
     assert not len(hd.load_run(folder / form / "headdynamics.h5").snapshots["update"])
 
@@ -94,6 +95,7 @@ def test_i_of_an_update(data, tmp_path, reduction, update_freq):
         np.testing.assert_allclose(found[name][1], want, rtol=0, atol=3e-6 * run.importance["mean"].values.max())
 
 
+@pytest.mark.skipif(not hasattr(torch.backends, "mha"), reason="torch has no LayerNorm in float16 on a CPU before 2.3")
 def test_the_loss_scale_of_fp16_is_divided_out(data, tmp_path):
     """`--memory-efficient-fp16`, which runs on a CPU too: I(h) of steps and snapshots is that of float32, roughly."""
     found = {}
@@ -124,7 +126,7 @@ def test_tensorboard(whole):
 def test_what_cannot_be_measured_is_said_and_snapshots_go_on(data, tmp_path):
     words = [word for word in ONLINE if word != "--hd-strict"]
     log = tiny.run(tiny.command(data, tmp_path, "--max-update", "3", *words, "--hd-online-estimator", "token"))
-    assert "goes on without online importance: online importance has no estimator 'token'" in log
+    assert "goes on without online importance: online importance: unknown estimator 'token'" in log
     assert "done training" in log
     with h5py.File(tmp_path / "headdynamics.h5") as file:
         assert file["snapshot"][:].tolist() == [3] and "online" not in file

@@ -79,6 +79,7 @@ def test_training_is_bit_identical(two):
     assert len(steps) == 6 and steps == train_steps(logs["watched"][0])
 
 
+@tiny.needs_safe_reading
 def test_the_numbers_are_a_single_process_s_to_the_bit(two, data, tmp_path):
     """A value that the task reports, and I(h): as backfill measures the same checkpoints by itself."""
     live = two[0] / "watched/headdynamics.h5"
@@ -94,9 +95,10 @@ def test_the_numbers_are_a_single_process_s_to_the_bit(two, data, tmp_path):
 
 
 def test_online_windows_hold_the_examples_of_both_ranks(two):
+    seen = sum(float(sentences) for _, _, _, sentences, _ in train_steps(two[1]["plain"][0]))
     with h5py.File(two[0] / "watched/headdynamics.h5") as file:
         assert file["online/update"][:].tolist() == [2, 3, 5, 6]
-        assert file["online/n"][:].sum() == 2 * 296 and not file["online/skipped"][:].any()
+        assert file["online/n"][:].sum() == seen > 500 and not file["online/skipped"][:].any()
 
 
 def test_rank_0_alone_writes(two):
@@ -128,12 +130,13 @@ def test_a_window_is_i_of_all_that_both_ranks_saw(data, tmp_path, form):
         np.testing.assert_allclose(found[name], value, rtol=0, atol=3e-6 * abs(value).max(), err_msg=name)
 
 
+@tiny.needs_safe_reading
 def test_what_fails_on_one_rank_is_a_failed_row_and_all_go_on(data, tmp_path):
     """The other rows are a single process's."""
     own = own_code(tmp_path / "own", second_measurement("raise ValueError('broken here')"))
     logs = trained(data, tmp_path / "run", "--max-epoch", "3", *own)
     assert statuses(tmp_path / "run") == ["ok", "RankError: rank 1: ValueError: broken here", "ok"]
-    assert "training goes on" in logs[0]
+    assert "could not measure update 10 and goes on without it" in logs[0]
     alone = content(backfilled(data, tmp_path / "run", tmp_path / "back.h5"))
     live = content(tmp_path / "run/headdynamics.h5")
     (shape, want), (_, found) = alone["importance/mean"], live["importance/mean"]

@@ -23,7 +23,9 @@ def train_steps(log):
 
 
 def assert_same(a, b, where=""):
-    if isinstance(a, torch.Tensor):
+    if where.endswith("._float_tensor"):  # fairseq 0.12.2 saves memory that it never wrote
+        assert a.shape == b.shape, where
+    elif isinstance(a, torch.Tensor):
         assert torch.equal(a, b), where
     elif isinstance(a, dict):
         assert a.keys() == b.keys(), where

@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from fairseq_tiny import needs_safe_reading
 from headdynamics.plugins.fairseq_checkpoints import build, read
 from run_content import content
 
@@ -25,6 +26,7 @@ def data(tmp_path_factory):
     return tasks.make_data(tmp_path_factory.mktemp("fairseq-tasks"))
 
 
+@needs_safe_reading
 @pytest.mark.parametrize("task", tasks.TASKS)
 def test_a_task(data, tmp_path, task):
     """The score is the trainer's own, I(h) that of weights turned up and down, and backfill finds the same."""
