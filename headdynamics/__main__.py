@@ -7,21 +7,24 @@ from collections.abc import Sequence
 
 from headdynamics.analysis.commands import COMMANDS as READERS
 from headdynamics.analysis.program import Command, run
-from headdynamics.plugins import backfill_command, backfill_options
+from headdynamics.plugins.backfill_command import run as backfill
+from headdynamics.plugins.backfill_command import watch
+from headdynamics.plugins.backfill_options import backfill as backfill_options
+from headdynamics.plugins.backfill_options import watch as watch_options
 
 COMMANDS = READERS | {
     "backfill": Command(
         "measure the checkpoints of a finished training",
-        backfill_command.run,
-        backfill_options.backfill,
+        backfill,
+        backfill_options,
         "The answer is a run file, as if the training had been watched; its path is printed at the end. Ctrl-C ends it "
         "after the checkpoint at hand; the same command goes on.",
         "backfill runs/1 --data data-bin/de-en --score bleu --every-th 2",
     ),
     "watch": Command(
         "measure each checkpoint of a training that goes on, as it appears",
-        backfill_command.watch,
-        backfill_options.watch,
+        watch,
+        watch_options,
         "The answer is a run file, as if the training had been watched; its path is printed at the end. Ctrl-C ends it "
         "after the checkpoint at hand; the same command goes on.",
         "watch runs/1 --data data-bin/de-en --idle 3600",
