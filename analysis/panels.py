@@ -17,6 +17,7 @@ from headdynamics.stacks import stacks
 
 MOST = 600_000
 DIGITS = 5
+WHOLE = 2**53  # from here on a float is not a whole number but the nearest one
 
 
 def panels(run: Run, name: str | None = None, most: int = MOST) -> dict[str, Any]:
@@ -38,7 +39,8 @@ def panels(run: Run, name: str | None = None, most: int = MOST) -> dict[str, Any
     settled = settled_at(place, found.tail)
     curve = retained(shown)
     numbers = 3 * len(run.heads["kind"]) + 3 * len(curve.fraction) + 2 * len(found.views) + 4
-    kept = picked(len(when), most // numbers)
+    marked = np.isin(found.update, [view.update for view in found.views if view.update is not None])
+    kept = np.union1d(picked(len(when), most // numbers), np.flatnonzero(marked))
     return plain(
         {
             "name": name or str(run.path),
@@ -84,7 +86,7 @@ def picked(snapshots: int, most: int) -> np.ndarray:
 
 
 def plain(value: Any) -> Any:
-    """Arrays as lists, numbers to five digits; what is not finite as None."""
+    """Arrays as lists, numbers to five digits, whole ones as they are; what is not finite as None."""
     if isinstance(value, dict):
         return {str(key): plain(one) for key, one in value.items()}
     if isinstance(value, np.ndarray):
@@ -94,6 +96,8 @@ def plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return plain(value.item())
     if isinstance(value, float):
+        if value.is_integer() and abs(value) < WHOLE:
+            return int(value)
         return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
     return value
 

@@ -13,14 +13,16 @@ const DARK = {
 };
 const MOST_LINES = 60; // of figure 5: of more snapshots some are drawn, spread evenly
 const TOP = 10; // ranks that are drawn in colour
-const MOST_POINTS = 30000; // of the grey lines behind them
+const MOST_POINTS = 15000; // of the grey lines behind them
+const MARKED = 60; // snapshots: of more, lines go without a dot at each
+const FAILURES = 3; // that are told one by one
 const STEP = 700; // milliseconds, while playing
 
 // How the cells of the heatmap are coloured: name -> numbers [H] at snapshot i, title, ends of the scale.
 const COLOURS = {
   "I(h), each snapshot's own scale": (run, i) => importanceOf(run, run.importance.mean[i], run.importance.mean[i]),
   "I(h), one scale for all snapshots": (run, i) => importanceOf(run, run.importance.mean[i], run.importance.mean.flat()),
-  "rank": (run, i) => ({ values: run.importance.place[i], title: "rank", ends: [1, count(run)], reversed: true }),
+  "rank": (run, i) => ({ values: run.importance.place[i], title: "rank", ends: ends([1, count(run)]), reversed: true }),
   "when each head settled": (run) => ({
     values: run.importance.settled, title: `settled at<br>${run.time.unit}`, ends: ends(run.time.when), reversed: true,
   }),
@@ -51,14 +53,14 @@ const PANELS = [
 export class Board {
   // `root`: an empty element. `Plotly`: the library. Call `show` with the runs, as often as they change.
   constructor(root, Plotly) {
-    Object.assign(this, { root, Plotly, runs: [], theme: LIGHT, at: null, followed: new Map(), figures: new Map() });
+    Object.assign(this, { root, Plotly, runs: [], theme: LIGHT, ticks: [], at: null, followed: new Map(), figures: new Map() });
     this.slider = make("input", { type: "range", min: 0, step: 1, "aria-label": "snapshot", class: "slider" });
     this.moment = make("output", { class: "moment" });
-    this.play = make("button", { type: "button", class: "play", title: "play, or stop (space)" }, "▶");
+    this.play = make("button", { type: "button", class: "play", title: "play, or stop (space)", "aria-label": "play" }, "▶");
     this.colour = choice("colour", Object.keys(COLOURS));
     this.view = choice("ranking", ["all heads"]);
     this.beside = make("input", { type: "checkbox", class: "beside" });
-    const theme = make("button", { type: "button", class: "theme", title: "dark or light" }, "◐");
+    const theme = make("button", { type: "button", class: "theme", title: "dark or light", "aria-label": "dark or light" }, "◐");
     this.told = make("div", { class: "told", "aria-live": "polite" });
     this.controls = make("div", { class: "controls" }, this.play, this.slider, this.moment,
       make("label", {}, "colour ", this.colour), make("label", {}, "settling of ", this.view),
@@ -107,6 +109,7 @@ export class Board {
     clearInterval(this.timer);
     this.timer = undefined;
     this.play.textContent = playing ? "▶" : "⏸";
+    this.play.setAttribute("aria-label", playing ? "play" : "stop");
     if (playing) return;
     if (this.at >= this.ticks.length - 1) this.go(0);
     this.timer = setInterval(() => {
@@ -138,18 +141,16 @@ export class Board {
   // The answer in words, before any picture.
   tell() {
     this.told.replaceChildren(...this.runs.map((run, place) => {
-      const failed = run.snapshots.failures.map(([update, why]) => `update ${update} failed: ${why}`);
-      const notes = [...run.snapshots.notes, ...failed].map((note) => make("p", { class: "note" }, note));
+      const notes = [...run.snapshots.notes, ...failures(run)].map((note) => make("p", { class: "note" }, note));
       return make("div", { class: "verdict" },
         make("span", { class: "name", style: `--colour: ${this.theme.runs[place % 6]}` }, run.name),
-        make("span", {}, run.time.when.length ? viewOf(run, this.view.value).sentence : "nothing measured yet: the first snapshot will appear here"),
-        ...notes);
+        make("span", {}, verdict(run, this.view.value, notes.length)), ...notes);
     }));
   }
 
   section(panel) {
     const saves = ["SVG", "PNG", "CSV"].map((form) => {
-      const button = make("button", { type: "button", title: `save as ${form}`, "data-form": form }, form);
+      const button = make("button", { type: "button", title: `save "${panel.title}" as ${form}`, "data-form": form }, form);
       button.addEventListener("click", () => this.save(panel, form));
       return button;
     });
@@ -188,11 +189,12 @@ export class Board {
   }
 
   draw() {
-    if (!this.runs.length) return;
     const shown = this.shown();
     this.slider.value = this.at;
-    const at = shown.length === 1 ? `, ${shown[0].run.attrs.metric} ${short(shown[0].run.score[shown[0].i])} unpruned` : "";
-    this.moment.textContent = shown.length ? `${this.unit} ${short(this.ticks[this.at])}${at}` : "";
+    const score = shown.length === 1 ? shown[0].run.score[shown[0].i] : null;
+    const at = score === null ? "" : `, ${shown[0].run.attrs.metric} ${short(score)} unpruned`;
+    this.moment.textContent = shown.length ? `${this.unit} ${stamp(this.ticks[this.at])}${at}` : "";
+    this.slider.setAttribute("aria-valuetext", this.moment.textContent);
     for (const panel of PANELS) {
       const groups = panel.alone || this.beside.checked ? shown.map((one) => [one]) : [shown];
       const figures = groups.map((group) => group.length && panel.figure(group, this.look())).map((f) => f || null);
@@ -215,11 +217,18 @@ export class Board {
       div.setAttribute("aria-label", `${panel.title}: ${groups[k].map((one) => one.run.name).join(", ")}`);
       const named = groups[k].length === 1 && this.runs.length > 1;
       const title = named ? { text: safe(groups[k][0].run.name), font: { size: 13 }, x: 0.01, y: 0.99, yanchor: "top" } : undefined;
-      figure.layout.margin = { ...figure.layout.margin, t: figure.layout.margin.t + (named ? 20 : 0) };
-      this.Plotly.react(div, figure.data, { ...plain(this.theme), title, ...figure.layout, width },
-        { displaylogo: false, displayModeBar: false });
+      const margin = { ...figure.layout.margin, t: figure.layout.margin.t + (named ? 20 : 0) };
+      this.paint(div, figure.data, { ...plain(this.theme), title, ...figure.layout, margin, width });
       if (fresh) div.on("plotly_click", ({ points: [point] }) => this.follow(panel.alone ? k : null, point.customdata));
     });
+  }
+
+  // Where only the marks moved, as at most steps of the slider, only they are drawn again.
+  paint(div, data, { shapes = [], ...layout }) {
+    const now = JSON.stringify([data, layout]);
+    if (div.painted === now) return this.Plotly.relayout(div, { shapes });
+    div.painted = now;
+    return this.Plotly.react(div, data, { ...layout, shapes }, { displaylogo: false, displayModeBar: false });
   }
 
   follow(k, head) {
@@ -244,13 +253,11 @@ function heads([{ run, i, followed }], { theme, colour }) {
   const data = run.stacks.map((stack, k) => {
     const n = k ? k + 1 : "";
     const domain = [k * width + (k ? 0.03 : 0), (k + 1) * width - (k + 1 < run.stacks.length ? 0.02 : 0)];
-    layout[`xaxis${n}`] = { ...whole(stack.numbers), domain, anchor: `y${n}`, title: { text: "head" }, showgrid: false };
-    layout[`yaxis${n}`] = {
-      ...whole(stack.layers), anchor: `x${n}`, title: { text: k ? "" : "layer" }, showgrid: false,
-    };
+    layout[`xaxis${n}`] = { ...named(stack.numbers), domain, anchor: `y${n}`, title: { text: "head" } };
+    layout[`yaxis${n}`] = { ...named(stack.layers), anchor: `x${n}`, title: { text: k ? "" : "layer" } };
     layout.annotations.push({
       text: safe(stack.title), showarrow: false, xref: "paper", yref: "paper",
-      x: (domain[0] + domain[1]) / 2, y: 1, yanchor: "bottom", font: { size: 13 },
+      x: (domain[0] + domain[1]) / 2, xanchor: "center", y: 1, yanchor: "bottom", font: { size: 13 },
     });
     layout.shapes.push({
       type: "rect", xref: `x${n} domain`, yref: `y${n} domain`, x0: 0, x1: 1, y0: 0, y1: 1, layer: "below",
@@ -258,10 +265,10 @@ function heads([{ run, i, followed }], { theme, colour }) {
     });
     stack.at.forEach((row, y) => row.forEach((head, x) => followed.has(head) && layout.shapes.push({
       type: "rect", xref: `x${n}`, yref: `y${n}`, line: { color: theme.mark, width: 3 },
-      x0: stack.numbers[x] - 0.5, x1: stack.numbers[x] + 0.5, y0: stack.layers[y] - 0.5, y1: stack.layers[y] + 0.5,
+      x0: x - 0.5, x1: x + 0.5, y0: y - 0.5, y1: y + 0.5,
     })));
     return {
-      type: "heatmap", x: stack.numbers, y: stack.layers, xaxis: `x${n}`, yaxis: `y${n}`, coloraxis: "coloraxis",
+      type: "heatmap", x0: 0, dx: 1, y0: 0, dy: 1, xaxis: `x${n}`, yaxis: `y${n}`, coloraxis: "coloraxis",
       z: stack.at.map((row) => row.map((head) => (head === null ? null : values[head]))), xgap: 1, ygap: 1,
       text: stack.at.map((row) => row.map((head) => (head === null ? "" : describe(run, i, head)))),
       customdata: stack.at, hovertemplate: "%{text}<extra></extra>", hoverongaps: true,
@@ -271,8 +278,7 @@ function heads([{ run, i, followed }], { theme, colour }) {
 }
 
 function importanceOf(run, values, all) {
-  const [low, high] = ends(all);
-  return { values, title: "I(h)", ends: [Math.min(0, low), high], reversed: false };
+  return { values, title: "I(h)", ends: ends([0, ...all]), reversed: false };
 }
 
 function describe(run, i, head) {
@@ -282,7 +288,7 @@ function describe(run, i, head) {
     `<b>${nameOf(run, head)}</b>`,
     mean === null ? "I(h) was not measured" : `I(h) ${short(mean)} ± ${short(run.importance.stderr[i][head])} (standard error)`,
     `rank ${short(run.importance.place[i][head])} of ${count(run)}`,
-    settled === null ? "its place has not settled" : `its place settled at ${run.time.unit} ${short(settled)}`,
+    settled === null ? "its place has not settled" : `its place settled at ${run.time.unit} ${stamp(settled)}`,
   ].join("<br>");
 }
 
@@ -312,22 +318,22 @@ function curves(shown, { theme, unit }) {
         { color: ink, dash: "dash", width: 1.6 }));
     }
     const thick = { color: drawn.length === 1 ? theme.mark : colour, width: 3.5 };
-    data.push(line(fraction, importance[i], `${of(drawn, run)}by I(h), ${unit} ${short(when[i])}`, thick));
+    data.push(line(fraction, importance[i], `${of(drawn, run)}by I(h), ${unit} ${stamp(when[i])}`, thick));
   }
-  const labels = [...new Set(drawn.map((one) => one.run.curves.label))];
+  const labels = [...new Set(drawn.map((one) => one.run.curves.label))].map((label) => wrapped(label));
   return {
     data,
     layout: {
-      height: 420, xaxis: { title: { text: "fraction of heads pruned" }, range: [0, 1.005], ...lines(theme) },
-      yaxis: { title: { text: labels.map((label) => wrapped(label)).join("<br>or "), font: { size: 11 } }, automargin: true, ...lines(theme) }, legend: below, margin: roomy,
+      ...roomy(data), xaxis: { title: { text: "fraction of heads pruned" }, range: [0, 1.005], ...lines(theme) },
+      yaxis: { title: { text: labels.join("<br>or "), font: { size: 11 } }, automargin: true, ...lines(theme) },
     },
   };
 }
 
 function others(run, when, now, unit) {
-  const picked = spread(when.length, MOST_LINES).filter((i) => i !== now);
+  const picked = evenly(when.length, MOST_LINES).filter((i) => i !== now);
   return picked.map((i) => ({
-    ...line(run.curves.fraction, run.curves.importance[i], `${unit} ${short(when[i])}`,
+    ...line(run.curves.fraction, run.curves.importance[i], `${unit} ${stamp(when[i])}`,
       { color: viridis(when.length > 1 ? i / (when.length - 1) : 1), width: 1 }),
     showlegend: false, opacity: 0.75,
   }));
@@ -352,26 +358,31 @@ function curveRows({ run, when }, { unit }) {
 
 function settling(shown, { theme, unit, now, view: name }) {
   if (shown.every(({ when }) => when.length < 2)) return null; // the sentence above says so
+  const { threshold } = shown[0].run.settling;
   const data = [];
   for (const { run, when, colour } of shown) {
-    const view = viewOf(run, name);
-    data.push(line(when, view.ceiling, `${of(shown, run)}C, noise ceiling`, { color: colour, dash: "dot", width: 1.6 }));
-    data.push({ ...line(when, view.r, `${of(shown, run)}r with the last snapshot`, { color: colour, width: 2.5 }), mode: "lines+markers" });
+    const view = viewOf(run, name), begin = of(shown, run);
+    data.push(line(when, view.ceiling, `${begin}C, noise ceiling`, { color: colour, dash: "dot", width: 1.6 }));
+    data.push({ ...line(when, view.r, `${begin}r with the last snapshot`, { color: colour, width: 2.5 }), mode: dotted(when) });
     const at = run.time.when.indexOf(view.settled);
-    if (view.settled !== null && at >= 0) {
-      data.push({
-        x: [when[at]], y: [view.r[at]], mode: "markers", name: `${of(shown, run)}settled at ${run.time.unit} ${short(view.settled)}`,
-        marker: { symbol: "diamond", size: 15, color: colour, line: { color: theme.ink, width: 1.5 } },
-      });
-    }
+    if (at < 0) continue;
+    data.push({
+      x: [when[at]], y: [view.r[at]], mode: "markers", name: safe(`${begin}settled at ${run.time.unit} ${stamp(view.settled)}`),
+      marker: { symbol: "diamond", size: 15, color: colour, line: { color: theme.ink, width: 1.5 } },
+    });
   }
-  const threshold = shown[0].run.settling.threshold;
-  const level = { type: "line", xref: "paper", x0: 0, x1: 1, y0: threshold, y1: threshold, line: { color: theme.ink, width: 1, dash: "dash" } };
+  const [low, high] = ends([threshold, ...data.flatMap(({ y }) => y)]);
+  const level = {
+    type: "line", xref: "paper", x0: 0, x1: 1, y0: threshold, y1: threshold,
+    line: { color: theme.ink, width: 1, dash: "dash" },
+  };
+  const last = Math.max(...shown.map(({ when }) => when.at(-1)));
   return {
     data,
     layout: {
-      height: 420, shapes: [level, moment(Math.min(now, Math.max(...shown.map(({ when }) => when.at(-1)))), theme)], xaxis: { title: { text: unit }, ...lines(theme) },
-      yaxis: { title: { text: "rank correlation" }, ...lines(theme) }, legend: below, margin: roomy,
+      ...roomy(data), shapes: [level, moment(Math.min(now, last), theme)], xaxis: { title: { text: unit }, ...lines(theme) },
+      // Where all is noise, r can be anything.
+      yaxis: { title: { text: "rank correlation" }, range: [Math.max(low, -1) - 0.06, Math.min(high, 1.2) + 0.06], ...lines(theme) },
     },
   };
 }
@@ -389,26 +400,26 @@ function ranks([{ run, i, when, followed }], { theme, unit }) {
   if (when.length < 2) return null;
   const { place } = run.importance;
   const known = place[i].map((_, head) => head).filter((head) => place[i][head] !== null);
-  const best = known.sort((a, b) => place[i][a] - place[i][b]).slice(0, TOP);
+  const best = [...known].sort((a, b) => place[i][a] - place[i][b]).slice(0, TOP);
   const drawn = [...new Set([...best, ...followed])];
-  const path = (head) => place.map((row) => row[head]);
   const data = [];
-  if (count(run) * when.length <= MOST_POINTS) {
-    const rest = known.filter((head) => !drawn.includes(head));
-    data.push({
-      x: rest.flatMap(() => [...when, null]), y: rest.flatMap((head) => [...path(head), null]), mode: "lines",
-      line: { color: theme.faint, width: 1 }, opacity: 0.5, hoverinfo: "skip", showlegend: false, connectgaps: false,
-    });
-  }
+  const rest = known.filter((head) => !drawn.includes(head));
+  const some = evenly(when.length, Math.max(2, Math.floor(MOST_POINTS / rest.length)));
+  data.push({
+    x: rest.flatMap(() => [...some.map((at) => when[at]), null]), mode: "lines", connectgaps: false,
+    y: rest.flatMap((head) => [...some.map((at) => place[at][head]), null]),
+    line: { color: theme.faint, width: 1 }, opacity: 0.5, hoverinfo: "skip", showlegend: false,
+  });
   const inks = drawn.map((head, k) => {
     if (followed.has(head)) return theme.mark;
     return viridis(theme === DARK ? 1 - (0.65 * k) / TOP : (0.9 * k) / TOP);
   });
   drawn.forEach((head, k) => data.push({
-    x: when, y: path(head), mode: "lines+markers", name: nameOf(run, head), customdata: when.map(() => head),
+    x: when, y: place.map((row) => row[head]), mode: dotted(when), name: nameOf(run, head), customdata: when.map(() => head),
     line: { color: inks[k], width: followed.has(head) ? 4 : 2.5 }, marker: { size: 6, color: inks[k] },
     hovertemplate: `${nameOf(run, head)}: rank %{y}, ${unit} %{x:.4g}<extra></extra>`,
   }));
+  const names = Math.max(...drawn.map((head) => nameOf(run, head).length));
   const height = Math.min(760, 300 + 5 * count(run)), margin = 0.01 * (when.at(-1) - when[0]);
   return {
     data,
@@ -416,7 +427,7 @@ function ranks([{ run, i, when, followed }], { theme, unit }) {
       height, showlegend: false, shapes: [moment(when[i], theme)],
       xaxis: { title: { text: unit }, range: [when[0] - margin, when.at(-1) + margin], ...lines(theme) },
       yaxis: { title: { text: "rank" }, range: [count(run) + 0.8, 0.2], ...lines(theme) },
-      margin: { l: 60, r: 130, t: 10, b: 45 },
+      margin: { l: 60, r: 45 + 6 * names, t: 10, b: 45 },
       annotations: labels(drawn, place.at(-1), (14 * count(run)) / (height - 55)).map(([head, y, k]) => ({
         text: nameOf(run, head), x: 1.005, xref: "paper", xanchor: "left", y, showarrow: false,
         font: { color: theme === DARK || followed.has(head) ? inks[k] : theme.ink, size: 11 },
@@ -450,28 +461,59 @@ function plain(theme) {
 
 const line = (x, y, name, style) => ({ x, y, name: safe(name), mode: "lines", line: style });
 const lines = (theme) => ({ gridcolor: theme.grid, zerolinecolor: theme.grid });
-const roomy = { l: 60, r: 15, t: 10, b: 95 }; // for a legend of three rows
-const below = { orientation: "h", yref: "container", y: 0, yanchor: "bottom", x: 0 };
-const whole = (values) => ({ tickmode: "linear", tick0: 0, dtick: Math.ceil(values.length / 16), zeroline: false });
 const of = (shown, run) => (shown.length > 1 ? `${run.name}: ` : "");
 const viewOf = (run, name) => run.settling.views.find((view) => view.name === name) ?? run.settling.views[0];
 const count = (run) => run.heads.kind.length;
+const dotted = (when) => (when.length > MARKED ? "lines" : "lines+markers");
+const stamp = (when) => String(Math.round(when * 1000) / 1000); // an update keeps all its digits
 const short = (value) => (value === null || value === undefined ? "-" : String(Number(value.toPrecision(3))));
 // Plotly reads some HTML in texts: names come from strangers' files.
 const safe = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+
+function verdict(run, name, notes) {
+  if (run.time.when.length) return viewOf(run, name).sentence;
+  return notes ? "nothing to show, for this reason:" : "nothing measured yet: the first snapshot will appear here";
+}
+
+function failures(run) {
+  const all = run.snapshots.failures, more = all.length - FAILURES;
+  const told = all.slice(-FAILURES).map(([update, why]) => `update ${update} failed: ${why}`);
+  return more > 0 ? [...told, `and ${more} more before`] : told;
+}
 
 function nameOf(run, head) {
   const stack = run.stacks.find((one) => one.at.some((row) => row.includes(head)));
   return safe(`${stack.title} ${run.heads.layer[head]}.${run.heads.number[head]}`);
 }
 
+// An axis of rows or columns by their place, so that a layer without heads takes no room; sixteen at most are named.
+function named(values) {
+  const places = values.map((_, at) => at).filter((at) => at % Math.ceil(values.length / 16) === 0);
+  return { tickvals: places, ticktext: places.map((at) => String(values[at])), zeroline: false, showgrid: false };
+}
+
+// As much room as a legend needs below a plot: its entries stand in columns as wide as the longest.
+function roomy(data) {
+  const names = data.filter((trace) => trace.showlegend !== false).map((trace) => trace.name.length);
+  const columns = Math.max(1, Math.floor(620 / (45 + 6.5 * Math.max(0, ...names))));
+  const below = 55 + 20 * Math.ceil(names.length / columns);
+  return { legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom", x: 0 }, height: 325 + below,
+    margin: { l: 60, r: 15, t: 10, b: below } };
+}
+
 function moment(now, theme) {
   return { type: "line", x0: now, x1: now, yref: "paper", y0: 0, y1: 1, line: { color: theme.mark, width: 1.5 } };
 }
 
+// Smallest and largest, apart even where all are equal: a scale has two ends.
 function ends(values) {
-  const known = values.filter((value) => value !== null);
-  return known.length ? known.reduce(([low, high], value) => [Math.min(low, value), Math.max(high, value)], [known[0], known[0]]) : [0, 1];
+  let low = Infinity, high = -Infinity;
+  for (const value of values) {
+    if (value === null) continue;
+    low = Math.min(low, value);
+    high = Math.max(high, value);
+  }
+  return low < high ? [low, high] : low === high ? [low, low + 1] : [0, 1];
 }
 
 function viridis(share) {
@@ -480,7 +522,8 @@ function viridis(share) {
   return `rgb(${a.map((value, k) => Math.round(value + (at - from) * (b[k] - value))).join(",")})`;
 }
 
-function spread(length, most) {
+// Positions 0 to length - 1, or so many of them, the first and the last among them.
+function evenly(length, most) {
   if (length <= most) return [...Array(length).keys()];
   return [...new Set([...Array(most).keys()].map((k) => Math.round((k * (length - 1)) / (most - 1))))];
 }

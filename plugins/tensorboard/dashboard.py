@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from headdynamics.analysis.assets import WEB, plotly_script
 from headdynamics.analysis.panels import panels
@@ -19,8 +19,10 @@ from werkzeug import wrappers
 from headdynamics.schema import RunFileError
 from headdynamics.tags import PLUGIN
 
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication as App
+
 KEPT = 32  # runs whose panels are remembered
-App = Callable[[Mapping[str, Any], Callable], Any]
 
 
 class Dashboard(base_plugin.TBPlugin):
@@ -41,8 +43,9 @@ class Dashboard(base_plugin.TBPlugin):
 
     def get_plugin_apps(self) -> dict[str, App]:
         """Route -> what answers it; the page's files are a table, so that no request names a path."""
-        files = {f"/static/{name}": self._file(*file) for name, file in self._files.items()}
-        return {"/runs": self._list, "/panels": self._show, **files}
+        answers = {"/runs": self._list, "/panels": self._show}
+        answers |= {f"/static/{name}": partial(_file, *file) for name, file in self._files.items()}
+        return {route: wrappers.Request.application(answer) for route, answer in answers.items()}
 
     def is_active(self) -> bool:
         """The data provider knows better: TensorBoard asks it for the plugins that have data."""
@@ -52,12 +55,10 @@ class Dashboard(base_plugin.TBPlugin):
         """The tab's name and its module."""
         return base_plugin.FrontendMetadata(es_module_path="/static/tab.js", tab_name="Head Dynamics")
 
-    @wrappers.Request.application
     def _list(self, request: wrappers.Request) -> wrappers.Response:
         context, experiment = _asked(request)
         return _json(request, json.dumps({"runs": versions(self._provider, context, experiment)}))
 
-    @wrappers.Request.application
     def _show(self, request: wrappers.Request) -> wrappers.Response:
         context, experiment = _asked(request)
         name = request.args.get("run", "")
@@ -67,25 +68,20 @@ class Dashboard(base_plugin.TBPlugin):
             return _json(request, json.dumps({"error": str(error)}), 404)
 
     def _panels_of(self, context: Any, experiment: str, name: str) -> str:
-        """JSON; made again only after something was written."""
-        version = versions(self._provider, context, experiment).get(name, "")
-        known, found = self._panels.get((experiment, name), ("", ""))
-        if known == version and found:
-            return found
-        found = json.dumps(panels(read(self._provider, context, experiment, name)), allow_nan=False)
+        """JSON; made again only after something was written, and once for all who ask meanwhile."""
         with self._lock:
-            self._panels.pop((experiment, name), None)
+            version = versions(self._provider, context, experiment).get(name, "")
+            known, found = self._panels.pop((experiment, name), ("", ""))
+            if known != version or not found:
+                found = json.dumps(panels(read(self._provider, context, experiment, name)), allow_nan=False)
             self._panels[experiment, name] = version, found
             for oldest in list(self._panels)[:-KEPT]:
                 del self._panels[oldest]
         return found
 
-    def _file(self, path: Path, kind: str) -> App:
-        @wrappers.Request.application
-        def serve(request: wrappers.Request) -> wrappers.Response:
-            return Respond(request, path.read_bytes(), kind)
 
-        return serve
+def _file(path: Path, kind: str, request: wrappers.Request) -> wrappers.Response:
+    return Respond(request, path.read_bytes(), kind)
 
 
 def _asked(request: wrappers.Request) -> tuple[Any, str]:

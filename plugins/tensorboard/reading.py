@@ -50,7 +50,7 @@ def read(provider: DataProvider, context: Any, experiment: str, name: str) -> Ru
         raise RunFileError(f"{name} holds nothing of headdynamics")
     try:
         return _run(name, series)
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise RunFileError(f"{name}: its events are not those of a headdynamics run ({error})") from error
 
 

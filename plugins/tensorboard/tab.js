@@ -36,50 +36,74 @@ function asTensorBoard(board) {
 }
 
 async function watch(board, chosen) {
-  const known = new Map(); // run -> { version, panels }
+  const known = new Map(); // run -> { version, panels }, or { why } it cannot be shown
   const boxes = new Map(); // run -> its checkbox
   let showing = "";
   const look = async () => {
     const { runs } = await ask("../runs");
-    for (const name of Object.keys(runs)) {
-      if (!boxes.has(name)) boxes.set(name, offer(name, boxes.size < FIRST, chosen, look));
-    }
-    chosen.hidden = boxes.size < 2;
-    const wanted = Object.keys(runs).filter((name) => boxes.get(name).checked);
-    for (const name of wanted) {
+    const names = Object.keys(runs);
+    const wanted = () => names.filter((name) => boxes.get(name)?.checked);
+    offer(names, boxes, chosen, again);
+    for (const name of wanted()) {
       if (known.get(name)?.version === runs[name]) continue;
-      const panels = await ask(`../panels?run=${encodeURIComponent(name)}`);
-      known.set(name, { version: runs[name], panels: { ...panels, name: shortened(name) } });
+      if (!known.has(name)) say(`reading ${name} ...`);
+      known.set(name, await panelsOf(name, runs[name], boxes));
     }
-    const now = JSON.stringify(wanted.map((name) => [name, runs[name]]));
-    if (now !== showing) board.show(wanted.map((name) => known.get(name).panels));
+    const [good, bad] = [wanted().filter((name) => known.get(name)?.panels), wanted().filter((name) => known.get(name)?.why)];
+    const now = JSON.stringify(good.map((name) => [name, known.get(name).version]));
+    if (now !== showing) board.show(good.map((name) => known.get(name).panels));
     showing = now;
-    complain(chosen, Object.keys(runs).length ? "" : "no run of headdynamics lies in this log directory yet");
+    if (!names.length) say("no run of headdynamics lies in this log directory yet");
+    else if (!wanted().length) say("tick a run to see it");
+    else say(bad.map((name) => known.get(name).why).join("\n"));
   };
+  const again = () => look().catch((error) => say(error.message));
   for (;;) {
-    if (!document.hidden) await look().catch((error) => complain(chosen, error.message));
+    if (!document.hidden) await again();
     await new Promise((done) => setTimeout(done, AGAIN));
   }
 }
 
+// A run that cannot be read says why, and the others are shown all the same.
+async function panelsOf(name, version, boxes) {
+  try {
+    const panels = await ask(`../panels?run=${encodeURIComponent(name)}`);
+    return { version, panels: { ...panels, name: boxes.get(name)?.name ?? name } };
+  } catch (error) {
+    return { why: error.message.includes(name) ? error.message : `${name}: ${error.message}` };
+  }
+}
+
 async function ask(path) {
-  const answer = await fetch(here(path));
-  const told = await answer.json();
-  if (!answer.ok) throw new Error(told.error);
+  const answer = await fetch(here(path)).catch(() => { throw new Error("TensorBoard does not answer; is it still running?"); });
+  const told = await answer.json().catch(() => ({ error: `TensorBoard answers ${answer.status}; its own log says why` }));
+  if (told.error) throw new Error(told.error);
   return told;
 }
 
-function offer(name, checked, chosen, look) {
-  const box = make("input", { type: "checkbox" });
-  box.checked = checked;
-  box.addEventListener("change", () => look().catch((error) => complain(chosen, error.message)));
-  chosen.append(make("label", { title: name }, box, ` ${shortened(name)}`));
-  return box;
+// A checkbox for each run that is there; one that went takes its checkbox along.
+function offer(names, boxes, chosen, changed) {
+  for (const name of [...boxes.keys()].filter((one) => !names.includes(one))) {
+    boxes.get(name).parentElement.remove();
+    boxes.delete(name);
+  }
+  const taken = new Set([...boxes.values()].map((box) => box.name));
+  for (const name of names.filter((one) => !boxes.has(one))) {
+    const called = taken.has(shortened(name)) ? name : shortened(name);
+    const box = make("input", { type: "checkbox", name: called });
+    box.checked = boxes.size < FIRST;
+    box.addEventListener("change", changed);
+    chosen.append(make("label", { title: name }, box, ` ${called}`));
+    boxes.set(name, box);
+    taken.add(called);
+  }
+  chosen.hidden = boxes.size < 2 && names.every((name) => boxes.get(name).checked);
 }
 
-function complain(chosen, message) {
-  const line = document.querySelector(".complaint") ?? document.body.insertBefore(make("p", { class: "complaint" }), chosen);
-  line.textContent = message;
+function say(message) {
+  const line = document.querySelector(".complaint")
+    ?? document.body.insertBefore(make("p", { class: "complaint", role: "status" }), document.body.firstChild);
+  if (line.textContent !== message) line.textContent = message;
   line.hidden = !message;
 }
 
