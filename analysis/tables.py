@@ -7,6 +7,7 @@ from typing import Any
 from headdynamics.analysis.needs import needed
 from headdynamics.analysis.run import GROUPS, Run
 
+from headdynamics.names import meant
 from headdynamics.schema import ATTRIBUTES, RunFileError
 
 with needed():
@@ -40,7 +41,7 @@ def table(run: Run, what: str = "importance") -> pd.DataFrame:
     """One tidy table of a run: `Run.to_dataframe`."""
     found = tables(run)
     if what not in found:
-        raise RunFileError(f"{run.path} holds no table {what!r}; it holds {', '.join(found)}")
+        raise RunFileError(f"{run.path} holds no table {what!r}{meant(what, found)}; it holds {', '.join(found)}")
     data = found[what].drop_vars("update", errors="ignore")  # which the axis says
     own = [str(name) for name in data.data_vars]
     axes = [axis for axis in PLACES if axis in data.dims]

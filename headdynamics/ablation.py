@@ -20,7 +20,7 @@ from .best import Best, best_heads, held_out
 from .heads import Heads, heads_in
 from .names import unknown
 from .ranks import SharedOut, ranks_of
-from .scores import BatchScore, Score, Scores
+from .scores import BatchScore, Score, Scores, check_score
 from .sharing import scores_under, shared_scores
 from .significance import NO_TEST, RESAMPLES, paired_tests, scipy_stats
 from .stopping import Stopped, stopped
@@ -111,6 +111,7 @@ def ablate(
 
     """
     check_ablations([what])
+    check_score(score)
     heads = heads_in(model, heads)
     up = bool(getattr(score, "greater_is_better", True))
     if stop is not None:

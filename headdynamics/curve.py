@@ -12,7 +12,7 @@ from torch import nn
 from .heads import Heads, heads_in
 from .keep import keep_mask
 from .points import scores_without
-from .scores import Score, Scores
+from .scores import Score, Scores, check_score
 
 TENTHS = tuple(i / 10 for i in range(11))
 
@@ -86,6 +86,10 @@ def pruning_curves(
     heads: Heads | None = None,
 ) -> dict[str, Curve]:
     """The curve of each order; a mask that several share (none pruned, all pruned) is scored once."""
+    check_score(score)
+    for order in orders.values():
+        if isinstance(order, str):
+            raise ValueError(f"an order is an array of heads, such as hd.prune_order(importance), not {order!r}")
     heads = heads_in(model, heads)
     wanted = Pruned(orders, fractions, len(heads))
     return wanted.curves(scores_without(model, heads, score, wanted.masks))

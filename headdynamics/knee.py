@@ -34,7 +34,7 @@ from .heads import Heads, heads_in, unwrap
 from .keep import without_first
 from .points import cuttable
 from .ranks import each, some
-from .scores import BatchScore, Score, Scores
+from .scores import BatchScore, Score, Scores, check_score
 from .skewness import ends, pseudo_values
 from .surgery.lent import removed
 
@@ -100,6 +100,7 @@ def find_knees(
 ) -> dict[str, Knee]:
     """The knee of each order; what several score (the unpruned model, the same heads gone) is scored once."""
     check_knee(tolerance, confidence)
+    check_score(score)
     heads = heads_in(model, heads)
     trial = _Trial(unwrap(model), heads, score, tolerance, 1 - confidence)
     return {name: _bisected(trial, np.asarray(order)) for name, order in orders.items()}

@@ -34,7 +34,7 @@ from .plan import Plan
 from .ranks import Ranks
 from .record import Recorder
 from .record.recording import Recording
-from .scores import BatchScore, Score, mean_loss
+from .scores import BatchScore, Score, check_score, mean_loss
 from .signature import scored_examples, signature
 from .situation import Situation
 from .snapshot import Run, Snapshot, status_of
@@ -95,6 +95,8 @@ class Observer:
         self.plan, self.ranks = plan, ranks = made(Plan, measured, OPTIONS), ranks or Ranks()
         if online is not None and online.ranks is not ranks and (ranks.size > 1 or online.ranks.size > 1):
             raise ValueError("give hd.Online the same ranks as the observer")
+        if score is not None:
+            check_score(score)
         with still():
             batches = _ready(batches, plan, ranks)
             if isinstance(score, BatchScore):
@@ -124,7 +126,7 @@ class Observer:
         self.recording = Recording(self.run, path, recorders, update, strict, ranks)
         self.path = self.recording.path
         parts = [examples for examples in (batches, scored) if isinstance(examples, Parts)]
-        self.budget = plan.budget and Budget(plan.budget, parts, ranks=ranks)
+        self.budget = None if plan.budget is None else Budget(plan.budget, parts, ranks=ranks)
         self.halving = Halving(plan.by_batch, ranks)
         self.batches, self.score = self.halving.of(batches), self.halving.of_score(self.score)
         if self.budget:

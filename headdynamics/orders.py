@@ -211,6 +211,8 @@ def _listed() -> str:
 
 def check_orders(names: Sequence[str], heads: Heads | None = None) -> None:
     """ValueError where a name is unknown, means what another means or, given the `heads`, a kind that they lack."""
+    if isinstance(names, str):
+        raise ValueError(f"orders are a list: write {names.split(',')}")
     known: dict[tuple[Order, int | None, str | None], str] = {}
     for name in names:
         parsed = parse_order(name)

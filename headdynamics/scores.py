@@ -126,6 +126,13 @@ def perplexity(batches: Iterable[Any]) -> BatchScore:
     return BatchScore("perplexity", False, batches, measure, lambda sums: np.exp(ratio(sums)))
 
 
+def check_score(score: object) -> None:
+    """ValueError where it cannot be called with a model alone: a name, say, or `accuracy` without its batches."""
+    if not callable(score) or score in (accuracy, mean_loss, perplexity):
+        named = getattr(score, "__name__", score)
+        raise ValueError(f"a score is one such as hd.accuracy(batches), or a function of the model, not {named!r}")
+
+
 def _correct(model: nn.Module, batch: Any) -> np.ndarray:
     labels = find_labels(batch).cpu()
     if labels.is_floating_point():

@@ -45,3 +45,27 @@ def test_the_callback_and_the_observer_say_which_option_was_meant(options, error
             hd.Observer(None, batches=[], **options)
     with pytest.raises(TypeError, match=r"unknown option 'scor' \(did you mean 'score'\?\)"):
         hd.Observer(None, batches=[], scor=None)
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: hd.ablate(None, "accuracy"), "a score is one such as hd.accuracy(batches), or a function of the"),
+        (lambda: hd.find_knee(None, [0], hd.perplexity), "such as hd.accuracy(batches), or a function of the model"),
+        (lambda: hd.Observer(None, batches=[], score="bleu"), "not 'bleu'"),
+        (lambda: hd.pruning_curve(None, [0], hd.accuracy), "not 'accuracy'"),
+        (lambda: hd.pruning_curve(None, "importance", len), "such as hd.prune_order(importance), not 'importance'"),
+        (lambda: hd.Observer(None, batches=[], orders="signed,fisher"), "a list: write ['signed', 'fisher']"),
+    ],
+)
+def test_the_wrong_kind_of_thing(call, sentence):
+    """Before any model is looked at."""
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        call()
+
+
+def test_a_misspelt_name_of_ours_is_found_by_python_itself():
+    code = "import headdynamics as hd, sys; assert 'torch' not in sys.modules and 'ablate' in dir(hd); hd.accuray"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert "has no attribute 'accuray'" in done.stderr
+    assert sys.version_info < (3, 11) or "Did you mean: 'accuracy'?" in done.stderr
