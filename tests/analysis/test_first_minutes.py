@@ -1,5 +1,6 @@
 """What a newcomer meets: a bare call, help, near misses. All of it without torch."""
 
+import logging
 import re
 import signal
 import subprocess
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 from headdynamics.analysis.__main__ import main
+from headdynamics.analysis.program import Printable
 
 import headdynamics
 from headdynamics.__main__ import COMMANDS
@@ -102,3 +104,13 @@ def test_ctrl_c_is_one_line_and_130():
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
     assert (process.returncode, said) == (130, "headdynamics: interrupted\n")
+
+
+def test_of_a_traceback_a_terminal_shows_the_error_alone():
+    try:
+        raise RuntimeError("size mismatch:\n\tcopying \x1b[31m" + "x" * 400)
+    except RuntimeError:
+        record = logging.LogRecord("headdynamics", logging.ERROR, "", 0, "update 72", (), sys.exc_info())
+    first, second = Printable().format(record).splitlines()
+    assert first == "update 72" and second.startswith("  RuntimeError: size mismatch: copying ?[31mxxx")
+    assert len(second) < 330 and second.endswith("...")
