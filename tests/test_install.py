@@ -56,6 +56,8 @@ def test_wheel_from_any_folder(checkout, tmp_path):
     tiny.run([*pip, "install", "-q", "--no-deps", "--target", str(site), str(wheel)])
     tops = {path.name for path in site.iterdir() if not path.name.endswith(".dist-info")} - {"bin"}
     assert tops == {"headdynamics"}  # no plugins, analysis or tests beside it
+    pages = {path.name for path in (site / "headdynamics").rglob("*") if path.suffix in (".js", ".css", ".html")}
+    assert pages == {"tab.js", "panels.js", "panels.css", "report.js", "report.html"}
     for package in ("fairseq", "fairseq_cli"):  # fairseq looks for a user-dir beside itself
         shutil.copytree(Path(SITE) / package, site / package, ignore=shutil.ignore_patterns("__pycache__"))
     train("headdynamics", tmp_path / "run", tmp_path, site)
