@@ -53,7 +53,7 @@ def _histogram(axes: Axes, found: Effects, marked: np.ndarray, test: str) -> Non
     names = [f"{len(groups[0])} heads, not significant" if found.tested else f"{len(groups[0])} heads"]
     edges = np.histogram_bin_edges(np.append(found.score[known], found.base), bins=min(30, 8 + len(found.score) // 4))
     axes.hist(
-        groups, edges, stacked=True, color=[OTHER, SIGNIFICANT], edgecolor="white", linewidth=0.5,
+        groups, edges.tolist(), stacked=True, color=[OTHER, SIGNIFICANT], edgecolor="white", linewidth=0.5,
         label=[*names, f"{len(groups[1])} heads with {test}" if len(groups[1]) else "_none"],
     )  # fmt: skip
     axes.axvline(found.base, color="black", linestyle="--", label=f"whole model: {found.base:.4g}")
@@ -75,6 +75,7 @@ def _diverging(found: Effects) -> tuple[Normalize, Colormap]:
 def _heads(axes: Axes, found: Effects, marked: np.ndarray, stack: Stack, scale: Normalize, colours: Colormap) -> None:
     here = stack.at
     layer, number = found.layer[here], found.number[here]
+    assert scale.vmax is not None  # _diverging gave it
     grid = np.full((layer.max() + 1, number.max() + 1), np.nan)
     grid[layer, number] = found.delta[here]
     axes.imshow(grid, norm=scale, cmap=colours, origin="lower", aspect="auto", interpolation="nearest")

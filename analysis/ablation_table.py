@@ -11,7 +11,7 @@ from headdynamics.analysis.tell import escape
 
 with needed():
     from rich import box
-    from rich.console import Console
+    from rich.console import Console as Console
     from rich.table import Table
     from rich.text import Text
 

@@ -139,7 +139,7 @@ def effects(run: Run, what: str | None = None, snapshot: int = -1) -> Effects:
         float(np.nanmedian(columns["score"] - columns["delta"])),  # to rounding the same for every head
         int(rows["n_score"].values[snapshot]),
         str(data["pvalue"].attrs.get("test", "unknown")) if tested else "none",
-        *(run.heads[name].values for name in ("kind", "layer", "number", "module")),
+        **{name: run.heads[name].values for name in ("kind", "layer", "number", "module")},
         **columns,
         halves=np.stack([data[name].values[snapshot] for name in ("delta_first", "delta_second")]),
     )

@@ -113,7 +113,7 @@ def compare(a: Run, b: Run, what: str = IMPORTANCE, snapshot: int = -1, other: i
     kind = a.heads["kind"].values[known]
     shared = one_file or same_examples(a, b, scored=what == ABLATION)
     places = {ALL_HEADS: np.full(len(x), True)} | {k: kind == k for k in dict.fromkeys(kind.tolist())}
-    views = [_view(name, x[at], y[at], *(p[:, at] for p in parts), shared) for name, at in places.items()
+    views = [_view(name, x[at], y[at], parts[0][:, at], parts[1][:, at], shared) for name, at in places.items()
              if at.sum() >= MIN_HEADS and (name == ALL_HEADS or not at.all())]  # fmt: skip
     sides = _names(a, b, first, second)
     labels = tuple(f"{side.label}\n{name}" for side, name in zip((first, second), sides, strict=True))

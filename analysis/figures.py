@@ -114,12 +114,12 @@ def draw_over_time(
 
 def heads_figure(
     values: np.ndarray,
-    kind: Sequence[str],
+    kind: Sequence[str] | np.ndarray,
     layer: np.ndarray,
     number: np.ndarray,
     label: str = "importance I(h)",
     title: str = "",
-    module: Sequence[str] | None = None,
+    module: Sequence[str] | np.ndarray | None = None,
 ) -> Figure:
     """Heatmap of one value a head: a panel per kind and stack, layers by heads, on one colour scale.
 

@@ -119,10 +119,10 @@ def compare_orders(run: Run, snapshot: int = -1) -> Comparison:
 def _standings(run: Run, snapshot: int, kind: str, greater: bool) -> tuple[Standing, ...]:
     names = run.curve["order"].values.astype(str)
     families: dict[str, list[int]] = {}
-    for at, name in enumerate(names.tolist()):
+    for place, name in enumerate(names.tolist()):
         stem, _, its_kind = name.partition(":")
         if its_kind == kind:
-            families.setdefault(RANDOM if re.fullmatch(rf"{RANDOM}-\d+", stem) else stem, []).append(at)
+            families.setdefault(RANDOM if re.fullmatch(rf"{RANDOM}-\d+", stem) else stem, []).append(place)
     curve = run.curve["score"].values[snapshot]
     area, error, difference, difference_error = _areas(run, snapshot, families)
     tail = 0.025 / max(1, sum(name != IMPORTANCE for name in families))

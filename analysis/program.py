@@ -7,11 +7,13 @@ import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import headdynamics
 from headdynamics.names import meant, unknown
 from headdynamics.schema import RunFileError
+
+Screen = TypeVar("Screen")
 
 INTERRUPTED = 130  # the status that shells give to what Ctrl-C ended
 
@@ -126,7 +128,7 @@ def check_picture(path: Path) -> None:
         raise UsageError(f"{path} should end in .png, .pdf or .svg")
 
 
-def console(make: Callable) -> object:
+def console(make: Callable[..., Screen]) -> Screen:
     """A rich console; `make` is rich's class, so that this file does not import it."""
     # A pipe has no width of its own: wide enough there for every table.
     return make(highlight=False, width=None if sys.stdout.isatty() else 160)

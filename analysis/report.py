@@ -78,7 +78,8 @@ def _tables(runs: Sequence[Run], named: Sequence[str], speeds: Path | None) -> l
     """(title, what is told under it): the words of our commands, in the order in which they are read."""
     found: list[tuple[str, list[Tell]]] = []
     for run, name in zip(runs, named, strict=True):
-        tells = [_settling, _orders, *(partial(_ablation, what=what) for what in ABLATIONS)]
+        tells: list[Callable[[Run, Console], None]] = [_settling, _orders]
+        tells += (partial(_ablation, what=what) for what in ABLATIONS)
         found.append((f"{name}: the numbers", [partial(_if_measured, tell, run) for tell in tells]))
     for run, name in zip(runs[1:], named[1:], strict=True):
         found.append((f"{named[0]} against {name}", [partial(_if_measured, partial(_comparison, run), runs[0])]))

@@ -13,9 +13,10 @@ from headdynamics.analysis.verdict import NOT_SETTLED, SETTLED, stays_from
 from headdynamics.analysis.words import moment
 
 with needed():
-    from rich.console import Console
+    from rich.console import Console as Console
     from rich.markup import escape as escape_markup
     from rich.table import Table
+    from xarray import Dataset
 
 ROWS = 40  # a longer table of snapshots is thinned evenly
 
@@ -57,7 +58,7 @@ def tell_run(console: Console, run: Run) -> None:
     ]
     facts.add_row("also measured", ", ".join(extra) or "nothing else")
     if run.online is not None and len(run.online["window"]):
-        facts.add_row("online windows", escape(_windows(run)))
+        facts.add_row("online windows", escape(_windows(run.online)))
     console.print(facts)
     console.print("[bold]signature[/bold] (settings, versions, data)")
     for name, value in _flat(run.signature) or [("", "not readable JSON")]:
@@ -65,9 +66,9 @@ def tell_run(console: Console, run: Run) -> None:
     for update, status in run.failures:
         console.print(f"[yellow]{escape(f'failed at update {update}: {status}')}[/yellow]")
     if run.transfer is not None and len(run.transfer["snapshot"]):
-        console.print(_transfer(run))
+        console.print(_transfer(run, run.transfer))
     if run.knee is not None and len(run.knee["snapshot"]):
-        console.print(_knees(run))
+        console.print(_knees(run, run.knee))
 
 
 def escape(text: str) -> str:
@@ -139,27 +140,27 @@ def _legend(console: Console, found: Settling, column: int | None) -> None:
         console.print(f"{ROWS} of {count} snapshots shown; --json prints them all.", style="dim")
 
 
-def _transfer(run: Run) -> Table:
-    update = run.transfer["score"].attrs.get("update")
+def _transfer(run: Run, transfer: Dataset) -> Table:
+    update = transfer["score"].attrs.get("update")
     model = "the last model" + (f" (update {update})" if update else "")
     table = Table(
         title=escape(f"{run.attrs['metric']} of {model}, pruned by each snapshot's order"), title_justify="left"
     )
-    for name in ("epoch", "update", *(f"{p:.3g}" for p in run.transfer["fraction"].values)):
+    for name in ("epoch", "update", *(f"{p:.3g}" for p in transfer["fraction"].values)):
         table.add_column(name, justify="right")
-    _add_rows(table, run, run.transfer["score"].values, ".3f")
+    _add_rows(table, run, transfer["score"].values, ".3f")
     return table
 
 
-def _knees(run: Run) -> Table:
+def _knees(run: Run, knee: Dataset) -> Table:
     settings = run.signature.get("settings", {})
     asked = settings.get("knee", {}) if isinstance(settings, dict) else {}
     limit = "".join(f", {name} {value}" for name, value in _flat(asked)) if asked else ""
     title = f"knee{limit}: fraction of heads that may go, and the unpruned {run.attrs['metric']}"
     table = Table(title=escape(title), title_justify="left")
-    for name in ("epoch", "update", str(run.attrs["metric"]), *run.knee["order"].values.tolist()):
+    for name in ("epoch", "update", str(run.attrs["metric"]), *knee["order"].values.tolist()):
         table.add_column(escape(name), justify="right")
-    _add_rows(table, run, np.c_[run.snapshots["score"].values, run.knee["fraction"].values], ".3f")
+    _add_rows(table, run, np.c_[run.snapshots["score"].values, knee["fraction"].values], ".3f")
     return table
 
 
@@ -186,12 +187,12 @@ def _span(run: Run) -> str:
     return f"{len(update)}, update {update[0]} to {update[-1]}" + (f"; {failed} of them failed" if failed else "")
 
 
-def _windows(run: Run) -> str:
-    update, mean = run.online["update"].values, run.online["mean"]
+def _windows(online: Dataset) -> str:
+    update, mean = online["update"].values, online["mean"]
     estimator, scale = mean.attrs.get("estimator", "example"), mean.attrs.get("scale", "own loss")
     of = "batches" if estimator == "batch" else "examples"
-    told = f"{len(update)}, update {update[0]} to {update[-1]}, {int(run.online['n'].values.sum())} {of} of training"
-    skipped = int(run.online["skipped"].values.sum())
+    told = f"{len(update)}, update {update[0]} to {update[-1]}, {int(online['n'].values.sum())} {of} of training"
+    skipped = int(online["skipped"].values.sum())
     told += f"; {skipped} left out, not finite" if skipped else ""
     return told + (f"; {scale}" if scale != "own loss" else "")
 

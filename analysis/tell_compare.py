@@ -11,7 +11,7 @@ from headdynamics.analysis.reading import NEARLY, NOISY, SAME, sentence
 from headdynamics.analysis.tell import escape
 
 with needed():
-    from rich.console import Console
+    from rich.console import Console as Console
     from rich.table import Table
 
 TITLES = {ABLATION: "Harm of removing each head alone", IMPORTANCE: "Importance I(h) of each head"}

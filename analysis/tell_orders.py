@@ -9,7 +9,7 @@ from headdynamics.analysis.orders import BETTER, WORSE, Comparison, Group, Stand
 from headdynamics.analysis.tell import escape
 
 with needed():
-    from rich.console import Console
+    from rich.console import Console as Console
     from rich.table import Table
 
 STYLES = {BETTER: "green", WORSE: "red"}

@@ -77,7 +77,7 @@ class Observer:
         path: str | None = None,
         *,
         batches: Iterable[Any],
-        score: Score | Callable[[nn.Module], float] | None = None,
+        score: Score | BatchScore | Callable[[nn.Module], float] | None = None,
         loss: Loss = cross_entropy,
         recorders: Sequence[Recorder] = (),
         positions: Positions = token_positions,

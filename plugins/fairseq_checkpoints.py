@@ -88,7 +88,7 @@ def backfill(
         RunFileError: the run file cannot be written.
 
     """
-    making = {"data": data, "task": task or {}, "user_dir": user_dir}
+    making: dict[str, Any] = {"data": data, "task": task or {}, "user_dir": user_dir}
     if isinstance(places, Arrivals):
         trainer, settings = places.first(lambda stand: build(stand.path, cpu=cpu, **making))
         with _observing(trainer, settings, given or {}) as observing:

@@ -93,9 +93,8 @@ def token_positions(task: Any) -> Any:
     source, pad = getattr(task, "source_dictionary", None), padding(task)
 
     def positions(sample: Mapping[str, Any], kind: str) -> torch.Tensor | None:
-        of_source = kind == "encoder" and source is not None
         tokens = sample["net_input"].get("src_tokens") if kind == "encoder" else sample.get("target")
-        empty = source.pad() if of_source else pad
+        empty = source.pad() if kind == "encoder" and source is not None else pad
         return tokens.ne(empty) if tokens is not None and tokens.dim() == 2 and empty is not None else None
 
     return positions

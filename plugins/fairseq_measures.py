@@ -9,7 +9,7 @@ import json
 import time
 from argparse import Namespace
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from torch import nn
 from headdynamics.names import unknown
 from headdynamics.nested import nested_sizes
 from headdynamics.ranks import Ranks, each
-from headdynamics.scores import BatchScore, Score, ratio
+from headdynamics.scores import BatchScore, ratio
 from headdynamics.signature import fingerprint
 
 from .fairseq_losses import per_example, unreduced
@@ -107,7 +107,7 @@ def _positions(trainer: Any) -> Any:
     return utils.resolve_max_positions(trainer.task.max_positions(), trainer.get_model().max_positions())
 
 
-def make_score(name: str, trainer: Any, batches: Examples, pad: int | None) -> Score:
+def make_score(name: str, trainer: Any, batches: Examples, pad: int | None) -> BatchScore | ReportedScore:
     """The score called `name`: per example for losses, BLEU and chrF, else any that the task reports."""
     if name in CRITERION_SCORES:
         return _criterion_score(name, trainer, batches, pad)
@@ -189,7 +189,7 @@ class ReportedScore:
     name: str
     greater_is_better: bool
     trainer: Any
-    batches: Examples
+    batches: Iterable[Any]
 
     def __call__(self, model: nn.Module) -> float:
         """Run the task's validation over the batches and read the value called `name`."""

@@ -64,7 +64,7 @@ def add_to_fairseq() -> None:
     from fairseq.dataclass.configs import CommonConfig, FairseqConfig
     from fairseq.dataclass.initialize import hydra_init
 
-    extended = dataclass(type("CommonConfig", (HeadDynamicsOptions, CommonConfig), {"__module__": __name__}))
+    extended: Any = dataclass(type("CommonConfig", (HeadDynamicsOptions, CommonConfig), {"__module__": __name__}))
     fairseq.options.CommonConfig = extended
     common = FairseqConfig.__dataclass_fields__["common"]
     common.type = extended
@@ -93,8 +93,9 @@ def _suggesting(parse: Any) -> Any:
         parser.error = error
         return parse(parser, *given, **how)
 
-    wrapped.headdynamics = True
-    return wrapped
+    marked: Any = wrapped
+    marked.headdynamics = True
+    return marked
 
 
 def read(common: Any) -> HeadDynamicsOptions:

@@ -56,7 +56,7 @@ def install() -> None:
         utils.import_user_module(argparse.Namespace(user_dir=own))
 
 
-def _training_modules(train: ModuleType) -> list[ModuleType]:
+def _training_modules(train: ModuleType) -> list[Any]:
     """`python -m fairseq_cli.train` runs a second copy of the module, called __main__."""
     main = sys.modules["__main__"]
     spec = getattr(main, "__spec__", None)
@@ -97,8 +97,9 @@ def _attaching(train: Any) -> Any:
             trainer.headdynamics = attach(cfg, trainer, epoch_itr)
         return train(cfg, trainer, task, epoch_itr)
 
-    wrapped.headdynamics = True
-    return wrapped
+    marked: Any = wrapped
+    marked.headdynamics = True
+    return marked
 
 
 def _watching(validate_and_save: Any) -> Any:

@@ -75,7 +75,7 @@ def subject(
 ) -> Iterator[Subject]:
     """A finished training, opened: for `headdynamics.measure_chosen`, here or on a farm; arguments as of `backfill`."""
     wanted = made(Options, {"tensorboard": False} | options)
-    given = trainer.args.output_dir if checkpoints is None else checkpoints
+    given = str(trainer.args.output_dir) if checkpoints is None else checkpoints
     found = find([given] if isinstance(given, (str, os.PathLike)) else given, strict=wanted.strict)
     with _observing(trainer, wanted) as observing:
         yield Subject(observing, found)
@@ -86,9 +86,10 @@ def _observing(trainer: Trainer, options: Options) -> Iterator[Callable[[str | N
     """What makes an observer of the Trainer's model that writes a run file, or nothing at all."""
     if trainer.args.world_size > 1:
         raise ValueError("backfill measures in one process: start it without torchrun or accelerate launch")
+    assert trainer.model is not None  # there is no Trainer without
     model = unwrap(trainer.model)
     with still(model), _as_in_training(trainer):
-        seen = {"model": model}
+        seen: dict[str, Any] = {"model": model}
         if trainer.eval_dataset is None and options.eval_dataset is None and trainer.train_dataset is not None:
             seen["train_dataloader"] = trainer.get_train_dataloader()
         mute = replace(options, tensorboard=False)
@@ -191,7 +192,7 @@ def _by_transformers(folder: Path, model: PreTrainedModel) -> dict[str, torch.Te
     """By transformers' own loader, which knows shards, tied weights and renamed ones; the config is the model's own."""
     if (folder / "adapter_config.json").exists():
         raise ValueError(f"{folder} holds an adapter, not a model: merge it, or give Checkpoints of your own")
-    loaded, told = type(model).from_pretrained(
+    found: Any = type(model).from_pretrained(
         str(folder),
         config=model.config,
         dtype=model.dtype,
@@ -199,6 +200,7 @@ def _by_transformers(folder: Path, model: PreTrainedModel) -> dict[str, torch.Te
         weights_only=True,
         output_loading_info=True,
     )
+    loaded, told = found
     for trouble in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if names := sorted(map(str, told[trouble])):
             what, more = trouble.replace("_keys", ""), f" and {len(names) - 1} more" if len(names) > 1 else ""

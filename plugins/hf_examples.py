@@ -210,9 +210,9 @@ def keeps_its_place(source: Any) -> Iterator[None]:
         with as_it_was(*(part for part in parts if part is not None)):
             yield
     finally:
-        for g, state in torches:
-            g.set_state(state)
-        for g, state in numpys:
-            g.bit_generator.state = state
-        for g, state in pythons:
-            g.setstate(state)
+        for of_torch, tensor in torches:
+            of_torch.set_state(tensor)
+        for of_numpy, numbers in numpys:
+            of_numpy.bit_generator.state = numbers
+        for of_python, state in pythons:
+            of_python.setstate(state)

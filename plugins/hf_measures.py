@@ -16,17 +16,17 @@ from torch import nn
 from transformers import Trainer
 from transformers.trainer_pt_utils import EvalLoopContainer
 from transformers.trainer_utils import EvalPrediction, RemoveColumnsCollator
-from transformers.utils import find_labels as label_names
+from transformers.utils.generic import find_labels as label_names
 
 from headdynamics.heads import unwrap
 from headdynamics.losses import NoLabelsError, find_labels
 from headdynamics.names import unknown
 from headdynamics.ranks import Ranks, each, ranks_of
-from headdynamics.scores import Score, accuracy, mean_loss, perplexity
+from headdynamics.scores import BatchScore, accuracy, mean_loss, perplexity
 
 from .hf_examples import Examples, as_it_was
 
-Metrics = Callable[[EvalPrediction], Mapping[str, float]]
+Metrics = Callable[[EvalPrediction], dict[str, float]]
 LOWER_IS_BETTER = ("loss", "perplexity", "error", "wer", "cer", "ter", "mse", "rmse", "mae")
 
 
@@ -84,7 +84,8 @@ class MetricScore:
         So few predictions are no metric's.
         """
         few = copy.copy(self)
-        few.examples, few.compute_metrics = self.examples.first(), lambda predictions, compute_result=True: {}
+        few.examples = self.examples.first()
+        few.compute_metrics = _no_metrics
         few.examples.ranks = Ranks()
         return few.measure(model).get("loss", 0.0)
 
@@ -103,21 +104,22 @@ class MetricScore:
             trainer.callback_handler.callbacks = []  # no progress bar, no stopping: this is not their evaluation
             trainer.optimizer = None  # the loop would put a schedule-free optimizer into eval mode
             trainer.compute_metrics = self.compute_metrics
-            if model is not unwrap(trainer.model):  # training holds shards of it
+            if trainer.model is None or model is not unwrap(trainer.model):  # training holds shards of it
                 trainer.model = trainer.model_wrapped = model
             if hasattr(trainer, "_gen_kwargs") or getattr(trainer.args, "predict_with_generate", False):
-                trainer._gen_kwargs = generation(trainer.args)
+                vars(trainer).update(_gen_kwargs=generation(trainer.args))
                 trainer.gather_function = trainer.accelerator.gather
             only_loss = True if self.compute_metrics is None else None
             if ranks_of(self.examples).size > 1:
                 self._predict_together(trainer, model, only_loss)
             with _one_process():
-                return trainer.evaluation_loop(self.examples, "headdynamics", prediction_loss_only=only_loss).metrics
+                told = trainer.evaluation_loop(self.examples, "headdynamics", prediction_loss_only=only_loss)
+        return told.metrics or {}
 
     def _predict_together(self, trainer: Trainer, model: nn.Module, only_loss: bool | None) -> None:
         """Put predictions that all ranks made in the place of the trainer's own `prediction_step`."""
         only_loss = trainer.args.prediction_loss_only if only_loss is None else only_loss
-        reduce = trainer.preprocess_logits_for_metrics
+        reduce: Callable[..., Any] | None = trainer.preprocess_logits_for_metrics
 
         def predict(batch: dict[str, Any]) -> Any:
             loss, logits, labels = trainer.prediction_step(model, batch, only_loss)
@@ -127,7 +129,7 @@ class MetricScore:
         with _one_process():
             predicted = iter(each(self.examples, predict))
         trainer.preprocess_logits_for_metrics = None
-        trainer.prediction_step = lambda *_, **__: send_to_device(next(predicted), self.examples.device)
+        vars(trainer).update(prediction_step=lambda *_, **__: send_to_device(next(predicted), self.examples.device))
 
     def _own_loop(self, model: nn.Module) -> Mapping[str, float]:
         predictions, labels, losses = (EvalLoopContainer(do_nested_concat=True, padding_index=-100) for _ in range(3))
@@ -169,6 +171,10 @@ def _one_process() -> Iterator[None]:
             state.update(values)
 
 
+def _no_metrics(predictions: EvalPrediction, compute_result: bool = True) -> dict[str, float]:
+    return {}
+
+
 def _carried(found: Any) -> Any:
     """The same with every tensor on the CPU, and without what it is a view of."""
     return recursively_apply(lambda tensor: tensor.detach().cpu().clone(), found)
@@ -186,7 +192,7 @@ def generation(args: Any) -> dict[str, Any]:
     return {key: value for key, value in wanted.items() if value is not None}
 
 
-def own_score(name: str | None, model: nn.Module, examples: Examples, loss: Any) -> Score:
+def own_score(name: str | None, model: nn.Module, examples: Examples, loss: Any) -> BatchScore:
     """Accuracy, loss or perplexity per example; by default accuracy where labels are classes of whole examples.
 
     Raises:
@@ -196,7 +202,9 @@ def own_score(name: str | None, model: nn.Module, examples: Examples, loss: Any)
     """
     if name in (None, "accuracy"):
         name = name or ("accuracy" if classifies(model, examples) else "loss")
-    made = {"accuracy": accuracy, "loss": lambda e: mean_loss(e, loss), "perplexity": perplexity}
+    made: dict[str, Callable[[Examples], BatchScore]] = {
+        "accuracy": accuracy, "loss": lambda e: mean_loss(e, loss), "perplexity": perplexity
+    }  # fmt: skip
     if name.removeprefix("eval_") not in made:
         raise ValueError(f"{unknown('score', name, made)} (without compute_metrics)")
     return made[name.removeprefix("eval_")](examples)

@@ -28,10 +28,10 @@ ROUNDING = rounding(torch.float32)
 def length(example: Any) -> int:
     """What examples are sorted by: real tokens, where a mask tells them, else the longest text, list or vector."""
     columns = example if isinstance(example, Mapping) else dict(enumerate(example)) if _has_length(example) else {}
-    mask = columns.get("attention_mask")
+    mask: Any = columns.get("attention_mask")
     if _has_length(mask) and not any(map(_has_length, mask[:1])):
         return int(np.asarray(mask).sum())
-    ids = columns.get("input_ids")
+    ids: Any = columns.get("input_ids")
     return len(ids) if _has_length(ids) else max((len(v) for v in columns.values() if _has_length(v)), default=0)
 
 

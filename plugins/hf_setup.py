@@ -227,7 +227,7 @@ def _tensorboard(options: Options, args: Any, trainer: Trainer | None) -> list[R
     if options.tensorboard is not True:
         return [TensorBoardRecorder(options.tensorboard)]
     callbacks = trainer.callback_handler.callbacks if trainer is not None else []
-    writers = [getattr(callback, "tb_writer", None) for callback in callbacks]
+    writers: list[Any] = [getattr(callback, "tb_writer", None) for callback in callbacks]
     theirs = [writer.log_dir for writer in writers if hasattr(writer, "log_dir")]
     told = os.getenv("TENSORBOARD_LOGGING_DIR") or getattr(args, "logging_dir", None)
     place = theirs[0] if theirs else told or os.path.join(args.output_dir, "runs")

@@ -158,8 +158,8 @@ def _objects(lines: io.StringIO, path: Path) -> list[list[Any]]:
 
 
 def _cells(lines: io.StringIO, path: Path) -> list[list[Any]]:
-    delimiter, quoting = ("\t", csv.QUOTE_NONE) if path.suffix == ".tsv" else (",", csv.QUOTE_MINIMAL)
-    reader = csv.reader(lines, delimiter=delimiter, quoting=quoting)
+    tabs = path.suffix == ".tsv"
+    reader = csv.reader(lines, delimiter="\t" if tabs else ",", quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL)
     try:
         return list(reader)
     except csv.Error as error:

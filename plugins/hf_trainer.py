@@ -48,6 +48,7 @@ def attach(trainer: Trainer, path: str | os.PathLike[str] = "run.h5", **options:
     """
     callback = HeadDynamicsCallback(path, **options)
     callback.trainer = trainer
+    assert trainer.model is not None  # there is no Trainer without
     callback.kept.keep(trainer.model)
     trainer.add_callback(callback)
     return callback

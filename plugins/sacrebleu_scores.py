@@ -28,7 +28,7 @@ class CorpusMetric:
         """Sums [..., k] -> metric [...]."""
         if sums.ndim > 1:
             return self.formula(np.rint(sums))
-        return np.float64(self.metric._compute_score_from_stats([int(round(x)) for x in sums]).score)
+        return np.asarray(self.metric._compute_score_from_stats([int(round(x)) for x in sums]).score)
 
 
 def corpus_metric(name: str, tokenized: bool = False) -> CorpusMetric:
@@ -39,12 +39,13 @@ def corpus_metric(name: str, tokenized: bool = False) -> CorpusMetric:
 
     """
     try:
-        from sacrebleu.metrics import BLEU, CHRF
+        from sacrebleu.metrics.bleu import BLEU
+        from sacrebleu.metrics.chrf import CHRF
     except ImportError:
         raise ValueError(f"{name} needs sacrebleu: pip install sacrebleu") from None
     if name == "chrf":
         return CorpusMetric(CHRF(), chrf)
-    return CorpusMetric(BLEU(**({"tokenize": "none"} if tokenized else {}), force=True), bleu)
+    return CorpusMetric(BLEU(tokenize="none" if tokenized else None, force=True), bleu)
 
 
 def bleu(sums: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -39,7 +40,7 @@ SHOWN = (0.2, 0.4, 0.6, 0.8)
 class TensorBoardRecorder:
     """Writes snapshots as TensorBoard events under `folder`; the step is the update."""
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
         self._writer: Any = None
         self._run: Run | None = None
