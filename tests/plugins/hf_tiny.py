@@ -9,6 +9,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pytest
 import torch
 from headdynamics.plugins.hf_trainer import HeadDynamicsCallback, attach
 from transformers import (
@@ -28,6 +29,12 @@ from headdynamics.record import hdf5
 torch.set_num_threads(1)  # tiny matrices: threads would only wait for each other
 FEW = {"examples": 12, "score_examples": 10, "fractions": (0, 0.5, 1), "orders": ("importance", "random-1")}
 QUIET = FEW | {"tensorboard": False, "strict": True}
+OLD = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6)
+#: transformers 4.57 and later refuse to open an optimizer's state by an older torch, whatever is in it
+needs_resume = pytest.mark.skipif(OLD, reason="transformers opens no optimizer.pt with torch before 2.6")
+needs_compiler = pytest.mark.skipif(
+    not hasattr(torch.compiler, "is_compiling"), reason="transformers' models do not compile with torch before 2.3"
+)
 
 
 def bert(**changes):

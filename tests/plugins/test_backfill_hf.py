@@ -84,6 +84,7 @@ def test_a_file_written_with_online_or_a_budget_is_completed_with_or_without(tmp
     assert rows["update"] == [2, 3, 4, 8, 10] and rows["n_importance"][:2] == [12, 12]
 
 
+@tiny.needs_resume
 def test_online_may_be_switched_on_at_a_resume(tmp_path):
     live = trained(tmp_path)
     again = tiny.trainer(tmp_path / "out", ("attach", live, QUIET | {"online": True, "online_window": 3}))
@@ -178,6 +179,7 @@ def test_a_state_that_cannot_be_read_is_left_out(tmp_path, text, caplog):
             find(places, strict=strict)
 
 
+@tiny.needs_resume  # nor a pytorch_model.bin
 def test_nothing_but_weights_is_opened(tmp_path):
     """Whatever else lies in a checkpoint, hostile pickles too, is left closed; a hostile .bin is refused."""
     live = trained(tmp_path)

@@ -150,6 +150,7 @@ def test_the_batch_form_of_every_update(tmp_path, monkeypatch):
         np.testing.assert_allclose(found["signed"][row], want.signed, rtol=0, atol=2e-6 * want.mean.max())
 
 
+@tiny.needs_resume
 @pytest.mark.parametrize(("every", "middle", "ends"), [("epoch", 5, [3, 5, 8, 10]), ("steps", 4, [3, 4, 5, 8, 10])])
 def test_resumed_windows_are_those_of_the_whole_run(tmp_path, capsys, every, middle, ends):
     """No gap and no double: windows end before each checkpoint, and the moving average goes on."""
@@ -207,6 +208,7 @@ def test_a_loss_that_is_not_the_models_own_is_relative(tmp_path, how, caplog):
     assert [r.levelname for r in caplog.records if "online importance is relative" in r.getMessage()] == ["WARNING"]
 
 
+@tiny.needs_compiler
 def test_a_compiled_model(tmp_path, caplog, monkeypatch):
     """The batch form has numbers; the other is refused by a sentence, and snapshots go on."""
     compiled = {"torch_compile": True, "torch_compile_backend": "eager"}

@@ -26,6 +26,9 @@ ACCELERATE += ["--main_process_port"]
 SHARDED = {"fsdp": "FSDPBertForSequenceClassification", "fsdp1": "FullyShardedDataParallel"}
 ENGINES = SHARDED | {"compiled": "OptimizedModule"}
 WHOLE = ["ddp", "compiled", "language", "callback", "generated"]
+LACKS = {"fsdp": "torch has no FSDP2 that accelerate takes before 2.6"} if tiny.OLD else {}
+if tiny.needs_compiler.args[0]:
+    LACKS["compiled"] = tiny.needs_compiler.kwargs["reason"]
 ZERO = ["zero1", "zero2", "zero3"]
 
 
@@ -45,12 +48,14 @@ def launch(folder, launcher, cases):
 def trained(tmp_path_factory):
     """Launched once, for that takes longer than the trainings."""
     folder = tmp_path_factory.mktemp("ranks")
-    return folder, *launch(folder, ACCELERATE, [*WHOLE, "online", "failing", *SHARDED])
+    return folder, *launch(folder, ACCELERATE, [c for c in [*WHOLE, "online", "failing", *SHARDED] if c not in LACKS])
 
 
 @pytest.mark.parametrize("case", [*WHOLE, *SHARDED])
 def test_the_same_bits_and_the_run_file_of_one_process(trained, case):
     """Accumulation, checkpointed layers, dynamo and autocast, predictions of different widths, generation, FSDP."""
+    if case in LACKS:
+        pytest.skip(LACKS[case])
     folder, ranks, _ = trained
     expected = {"same": True, "engine": ENGINES.get(case, "DistributedDataParallel")}
     assert [one[case] for one in ranks] == [expected] * 2

@@ -99,6 +99,7 @@ def test_no_evaluation_data_means_training_data_said_aloud(tmp_path, how, caplog
     assert "measures on training examples" in caplog.text
 
 
+@tiny.needs_resume
 @pytest.mark.parametrize("how", HOW)
 def test_resume_drops_the_rows_beyond_and_goes_on(tmp_path, how):
     path = tmp_path / "run.h5"
@@ -114,6 +115,7 @@ def test_resume_drops_the_rows_beyond_and_goes_on(tmp_path, how):
     assert all(both) and np.array_equal(first["seen"][[first["update"].index(u) for u in rows["update"]]], rows["seen"])
 
 
+@tiny.needs_resume
 def test_resume_with_nothing_left_keeps_the_row(tmp_path):
     path = tmp_path / "run.h5"
     watched("attach", tmp_path / "out", path).train()
@@ -128,6 +130,7 @@ def process(*words, **environment):
     return subprocess.Popen(command, env=os.environ | environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
+@tiny.needs_resume
 @pytest.mark.parametrize("where", ["measure", "write"])
 def test_kill_9_and_resume_leaves_no_gap_and_no_double(tmp_path, where):
     path, out, mark = tmp_path / "run.h5", tmp_path / "out", tmp_path / "mark"
