@@ -20,6 +20,8 @@ COMMITTED = {row["family"]: row for row in table.read(transformers.__version__)}
 
 @pytest.mark.parametrize("family", [f for f in SAMPLE if f in COMMITTED])
 def test_the_table_says_what_is_so(family):
+    if family == "diffllama" and not hasattr(torch.nn, "RMSNorm"):
+        pytest.skip("transformers' DiffLlama needs torch.nn.RMSNorm, which came with torch 2.4")
     assert measure(family).asdict() == COMMITTED[family]
 
 

@@ -10,6 +10,7 @@ import failing
 import faults_page
 import fuzz
 import pytest
+import torch
 from damage import damaged
 
 REPO = Path(__file__).resolve().parents[2]
@@ -22,6 +23,8 @@ def test_the_page_is_drawn_from_what_was_measured():
 @pytest.mark.parametrize("when", failing.WRITES)
 def test_a_call_of_a_write_fails(tmp_path, when):
     """Every third call, by turns with a full disk and an I/O error."""
+    if when == "an end" and sys.version_info < (3, 11):
+        pytest.skip("pathlib of Python 3.10 keeps an os.unlink of its own, which is not made to fail")
     calls = []
     for nth in range(1, 99, 3):
         folder = tmp_path / str(nth)
@@ -55,6 +58,8 @@ def test_the_judge_sees_wrong_numbers_and_crashes():
 
 @pytest.mark.parametrize("trainer", ["fairseq", "hf"])
 def test_killed_trainings_end_as_if_never_killed(tmp_path, trainer):
+    if trainer == "fairseq" and not hasattr(torch.serialization, "add_safe_globals"):
+        pytest.skip("torch reads fairseq's checkpoints safely from 2.4 on, to tell which ones are torn")
     words = ["-m", "tests.faults", "--try", f"kills-{trainer}", "--times", "2", "--place", str(tmp_path)]
     done = subprocess.run([sys.executable, *words], cwd=REPO, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]

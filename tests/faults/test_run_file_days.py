@@ -98,9 +98,10 @@ def test_a_disk_that_does_not_answer_at_a_resume_does_not_split_the_run(tmp_path
     import failing
 
     recorder = failing.stopped(tmp_path)
-    with failing.failing(6, errno.EIO) as made, pytest.raises(RunFileError, match="start again when the disk answers"):
+    nth = 6 if sys.version_info >= (3, 11) else 2  # pathlib of 3.10 keeps a mkdir and a stat of its own
+    with failing.failing(nth, errno.EIO) as made, pytest.raises(RunFileError, match="start again when the disk answers"):
         recorder.start(a_run(), failing.ROWS)
-    assert made[5] in ("fstat", "pread")
+    assert made[-1] in ("fstat", "pread")
     assert [p.name for p in tmp_path.glob("*.h5")] == ["run.h5"]
     again = started(tmp_path / "run.h5", failing.ROWS)
     again.write(a_snapshot(failing.ROWS + 1))
