@@ -99,7 +99,8 @@ def test_a_disk_that_does_not_answer_at_a_resume_does_not_split_the_run(tmp_path
 
     recorder = failing.stopped(tmp_path)
     nth = 6 if sys.version_info >= (3, 11) else 2  # pathlib of 3.10 keeps a mkdir and a stat of its own
-    with failing.failing(nth, errno.EIO) as made, pytest.raises(RunFileError, match="start again when the disk answers"):
+    refused = pytest.raises(RunFileError, match="start again when the disk answers")
+    with failing.failing(nth, errno.EIO) as made, refused:
         recorder.start(a_run(), failing.ROWS)
     assert made[-1] in ("fstat", "pread")
     assert [p.name for p in tmp_path.glob("*.h5")] == ["run.h5"]
