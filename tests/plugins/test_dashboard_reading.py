@@ -116,6 +116,16 @@ def test_panels_are_plain_and_say_when_each_head_settled(tmp_path):
     assert len(shown["curves"]["importance"]) == 12 and shown["settling"]["views"][0]["sentence"]
 
 
+def test_a_long_runs_panels_keep_where_it_settled_and_every_digit_of_an_update(tmp_path):
+    rows = [a_snapshot(1_234_560 + step, epoch=np.nan) for step in range(40)]
+    record(tmp_path, rows, resumed_at=1)
+    found = panels(load_run(tmp_path / "run.h5"), most=1)
+    settled = {view["settled"] for view in found["settling"]["views"]} - {None}
+    assert settled and settled <= set(found["time"]["when"])  # or the diamond would be missing
+    assert found["time"]["unit"] == "update" and found["time"]["when"][-1] == 1_234_599
+    assert len(found["time"]["when"]) < 6
+
+
 def test_an_empty_run_has_empty_panels(tmp_path):
     record(tmp_path, [])
     shown = panels(load_run(tmp_path / "run.h5"))

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import looks
@@ -10,8 +11,11 @@ import pytest
 from browser import SCREENSHOTS, all_of, chromium, complaints, hosts, missing, one, tensorboard, until
 from selenium.webdriver import ActionChains
 from selenium.webdriver.common.keys import Keys
+from torch.utils.tensorboard import SummaryWriter
 
+from headdynamics.record.events import summary
 from headdynamics.record.tensorboard import TensorBoardRecorder
+from headdynamics.tags import RUN
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 UPDATES = list(range(100, 1300, 100))
@@ -123,6 +127,8 @@ def test_the_slider_moves_and_plays(board):
     press(board, Keys.RIGHT)
     assert one(board, ".moment").text.startswith("epoch 2,")
     assert figure(board, "curves")["data"][-1]["name"] == "by I(h), epoch 2"
+    line = figure(board, "settling")["layout"]["shapes"][1]
+    assert (line["x0"], line["x1"]) == (2, 2)  # only the mark was moved, and it moved
     one(board, ".slider").send_keys(Keys.RIGHT)  # the slider's own keys
     assert one(board, ".moment").text.startswith("epoch 3,")
     press(board, " ")
@@ -182,6 +188,23 @@ def test_a_snapshot_that_training_writes_appears(board):
     board.writing.write(looks.snapshot(1000, 1))
     until(lambda: one(board, ".slider").get_attribute("max") == "9", 40)
     assert one(board, ".moment").text.startswith("epoch 1,")  # it stood elsewhere and stays
+
+
+def test_a_run_that_cannot_be_read_is_named_and_one_that_goes_is_gone(board):
+    spoilt = SummaryWriter(str(board.folder / "log/spoilt/headdynamics"))
+    spoilt.file_writer.add_summary(summary({RUN: np.array(b"{nonsense")}), 0)
+    spoilt.close()
+    until(lambda: len(all_of(board, ".chosen input")) == 3, 40)  # the third, so it is ticked
+    until(lambda: "spoilt/headdynamics: its events are not those" in one(board, ".complaint").text, 40)
+    assert len(all_of(board, ".verdict")) == 1  # what could be read stands
+    shutil.rmtree(board.folder / "log/spoilt")
+    until(lambda: len(all_of(board, ".chosen input")) == 2 and not one(board, ".complaint").is_displayed(), 40)
+    assert all("404" in told for told in complaints(board))
+    for box in all_of(board, ".chosen input"):
+        if box.is_selected():
+            box.click()
+    until(lambda: one(board, ".complaint").text == "tick a run to see it")
+    assert [drawn(board, panel) for panel in PANELS] == [0, 0, 0, 0]
 
 
 def test_it_can_be_saved_as_svg_png_and_csv(board):
