@@ -143,8 +143,7 @@ def report(args: argparse.Namespace) -> int:
 
     if args.output.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"{args.output} should end in .html")
-    speeds = None if args.speeds is None else json.loads(args.speeds.read_text(encoding="utf-8"))
-    args.output.write_text(page([load_run(path) for path in args.runs], speeds), encoding="utf-8")
+    args.output.write_text(page([load_run(path) for path in args.runs], args.speeds), encoding="utf-8")
     print(args.output)
     return 0
 
