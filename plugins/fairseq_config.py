@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
+import inspect
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -35,7 +36,6 @@ def safe_config(found: Mapping[str, Any], data: str, task: Mapping[str, Any], cp
 
     """
     from fairseq.dataclass.configs import CheckpointConfig, CommonConfig, DistributedTrainingConfig, EMAConfig
-    from omegaconf import OmegaConf
 
     missing = [name for name in (*TAKEN, "common") if not found.get(name)]
     if missing:
@@ -54,7 +54,18 @@ def safe_config(found: Mapping[str, Any], data: str, task: Mapping[str, Any], cp
     _check_names(taken)
     taken["distributed_training"] = asdict(DistributedTrainingConfig()) | {"distributed_world_size": 1}
     taken["ema"] = asdict(EMAConfig())
-    return OmegaConf.create(taken, flags={"allow_objects": True})  # fairseq's older models take a Namespace
+    return _omega(taken)
+
+
+def _omega(taken: Mapping[str, Any]) -> Any:
+    """As fairseq makes one: its older models take a Namespace, which omegaconf 2.0 has no flag for."""
+    from fairseq.dataclass.utils import omegaconf_no_object_check
+    from omegaconf import OmegaConf
+
+    if "flags" in inspect.signature(OmegaConf.create).parameters:
+        return OmegaConf.create(taken, flags={"allow_objects": True})
+    with omegaconf_no_object_check():
+        return OmegaConf.create(taken)
 
 
 def _some(section: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
