@@ -12,7 +12,7 @@ HF = ["transformers>=4.57", "accelerate>=1.1", "safetensors>=0.4"]
 FAIRSEQ = ["ve-fairseq==0.12.3; python_version >= '3.11'", "fairseq==0.12.2; python_version < '3.11'", "sacrebleu>=2.3"]
 PLOTLY = ["plotly>=6"]  # of its wheel: plotly.min.js, which the dashboard serves and the report holds
 ANALYSIS = ["h5py>=3.10", "h5netcdf>=1.3", "xarray>=2024.1", "scipy>=1.11", "matplotlib>=3.8", "rich>=13"]
-TENSORBOARD = ["tensorboard>=2.14", *ANALYSIS, *PLOTLY]  # the tab answers what the commands answer
+TENSORBOARD = ["tensorboard>=2.17", *ANALYSIS, *PLOTLY]  # the tab answers what the commands answer
 EXPORT = ["pyarrow>=14"]
 REPORT = ANALYSIS + PLOTLY
 NOTEBOOK = ["ipykernel>=6", "nbclient>=0.8", "nbformat>=5.7"]

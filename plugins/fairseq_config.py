@@ -57,7 +57,7 @@ def safe_config(found: Mapping[str, Any], data: str, task: Mapping[str, Any], cp
     return _omega(taken)
 
 
-def _omega(taken: Mapping[str, Any]) -> Any:
+def _omega(taken: dict[str, Any]) -> Any:
     """As fairseq makes one: its older models take a Namespace, which omegaconf 2.0 has no flag for."""
     from fairseq.dataclass.utils import omegaconf_no_object_check
     from omegaconf import OmegaConf

@@ -120,7 +120,8 @@ for command in (["show", run], ["settle", run], ["settle", "--json", run], ["cur
                 ["orders", run, "--figure", "o.svg"], ["ablations", run, "--csv", "a.csv", "--figure", "a.svg"],
                 ["compare", run, run, "--other", "1", "--figure", "m.svg"],
                 ["export", run, "--what", "all", "--csv", "-o", "t/"],
-                ["export", run, "--what", "all", "--parquet", "-o", "t/"], ["report", run, "-o", "r.html"], ["show", "no\\x1b[31m.h5"]):
+                ["export", run, "--what", "all", "--parquet", "-o", "t/"], ["report", run, "-o", "r.html"],
+                ["show", "no\\x1b[31m.h5"]):
     code = main(command)
     assert code in (0, 2), (command, code)
     print("code", code, file=sys.stderr)
