@@ -417,7 +417,7 @@ function ranks([{ run, i, when, followed }], { theme, unit }) {
   drawn.forEach((head, k) => data.push({
     x: when, y: place.map((row) => row[head]), mode: dotted(when), name: nameOf(run, head), customdata: when.map(() => head),
     line: { color: inks[k], width: followed.has(head) ? 4 : 2.5 }, marker: { size: 6, color: inks[k] },
-    hovertemplate: `${nameOf(run, head)}: rank %{y}, ${unit} %{x:.4g}<extra></extra>`,
+    hovertemplate: `${nameOf(run, head)}: rank %{y}, ${unit} %{x}<extra></extra>`,
   }));
   const names = Math.max(...drawn.map((head) => nameOf(run, head).length));
   const height = Math.min(760, 300 + 5 * count(run)), margin = 0.01 * (when.at(-1) - when[0]);
