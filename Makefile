@@ -1,4 +1,4 @@
-# make demo    train two small models on real data with the instrument attached, about 10 minutes on 2 cores
+# make demo    train two small models on real data with the instrument attached, about 12 minutes on 2 cores
 # make test    lint, types and the test suite
 # make results   the paper's tables and figures again, from real runs: two hours (results/README.md)
 # make bench   what looking costs: every benchmark, into benchmarks/results.md, about 15 minutes on 2 quiet cores
