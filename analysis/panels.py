@@ -103,7 +103,7 @@ def plain(value: Any) -> Any:
 
 
 def _heads(run: Run) -> dict[str, Any]:
-    return {name: run.heads[name].values for name in ("kind", "layer", "number", "module")}
+    return {name: run.heads[name].values for name in ("kind", "layer", "number")}
 
 
 def _stacks(run: Run) -> list[dict[str, Any]]:
