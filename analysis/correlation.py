@@ -49,16 +49,25 @@ def unit(values: np.ndarray) -> np.ndarray:
     return np.divide(centred, length, out=np.full_like(centred, np.nan), where=length > 0)
 
 
-def unit_signs(values: np.ndarray) -> np.ndarray:
-    """Which of two heads is ahead, for every pair, scaled to length 1: a dot product is Kendall's tau-b."""
-    first, second = np.triu_indices(values.shape[-1], k=1)
-    signs = np.sign(values[..., first] - values[..., second])
-    length = np.sqrt((signs**2).sum(axis=-1, keepdims=True))
-    return np.divide(signs, length, out=np.full_like(signs, np.nan), where=length > 0)
+def tau(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Kendall's tau-b along the last axis: in O(H log H), where pairs of 1,024 heads would be half a million."""
+    return np.vectorize(lambda a, b: stats.kendalltau(a, b, method="asymptotic").statistic, signature="(h),(h)->()")(
+        x, y
+    )
 
 
 Unit = Callable[[np.ndarray], np.ndarray]  # [..., H] -> vectors of length 1, whose dot product is the coefficient
-UNITS: dict[str, Unit] = {"pearson": unit, "spearman": unit_ranks, "kendall": unit_signs}
+Coefficient = Callable[[np.ndarray, np.ndarray], np.ndarray]  # [..., H], [..., H] -> [...]
+
+
+def product(scale: Unit) -> Coefficient:
+    """The coefficient that is a dot product of scaled vectors."""
+    return lambda x, y: (scale(x) * scale(y)).sum(axis=-1)
+
+
+# Attenuation is a law of means and covariances: good for Pearson, near enough for ranks, not for tau.
+UNITS: dict[str, Unit] = {"pearson": unit, "spearman": unit_ranks}
+COEFFICIENTS: dict[str, Coefficient] = {name: product(scale) for name, scale in UNITS.items()} | {"kendall": tau}
 
 
 def correlations(
@@ -83,16 +92,15 @@ def correlations(
         seed: of the resamples and of the splits into halves.
     """
     found = []
-    for name, scale in UNITS.items():
-        value = float((scale(x) * scale(y)).sum())
+    for name, coefficient in COEFFICIENTS.items():
+        value = float(coefficient(x, y))
         ceiling = corrected = np.nan
-        # Attenuation is a law of means and covariances: good for Pearson, near enough for ranks, not for tau.
-        if parts_x is not None and parts_y is not None and name != "kendall":
+        if parts_x is not None and parts_y is not None and (scale := UNITS.get(name)):
             ceiling = float(np.sqrt(reliability(parts_x, scale, seed) * reliability(parts_y, scale, seed)))
             corrected = value / ceiling if ceiling > 0 else np.nan
             if shared:
                 corrected = across_halves(parts_x, parts_y, scale, seed)
-        found.append(Correlation(name, value, *interval(x, y, scale, resamples, seed), ceiling, corrected))
+        found.append(Correlation(name, value, *interval(x, y, coefficient, resamples, seed), ceiling, corrected))
     return tuple(found)
 
 
@@ -134,7 +142,9 @@ def _halves_of(parts: np.ndarray, scale: Unit, seed: int) -> tuple[np.ndarray, n
     return scale(means[:, 0]), scale(means[:, 1])
 
 
-def interval(x: np.ndarray, y: np.ndarray, scale: Unit, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
+def interval(
+    x: np.ndarray, y: np.ndarray, coefficient: Coefficient, resamples: int = 1000, seed: int = 0
+) -> tuple[float, float]:
     """95% interval of a coefficient over resampled heads: BCa.
 
     Plain percentiles where BCa has none (a resample without any spread, or r = 1 exactly).
@@ -143,11 +153,11 @@ def interval(x: np.ndarray, y: np.ndarray, scale: Unit, resamples: int = 1000, s
         warnings.simplefilter("ignore")
         done = stats.bootstrap(
             (x, y),
-            lambda a, b, axis=-1: (scale(a) * scale(b)).sum(axis=axis),
+            lambda a, b, axis=-1: coefficient(a, b),
             paired=True,
             vectorized=True,
             n_resamples=resamples,
-            batch=max(1, 2_000_000 // len(x) ** 2),  # the pairs of heads are many
+            batch=max(1, 2_000_000 // len(x)),
             confidence_level=CONFIDENCE,
             method="BCa",
             random_state=np.random.default_rng(seed),

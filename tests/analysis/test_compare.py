@@ -10,13 +10,13 @@ from headdynamics.analysis.__main__ import main
 from headdynamics.analysis.compare import compare, compare_all
 from headdynamics.analysis.compare_figure import LOOKS, draw_comparison
 from headdynamics.analysis.correlation import (
+    COEFFICIENTS,
     Correlation,
     across_halves,
     correlations,
     interval,
     reliability,
     unit,
-    unit_signs,
 )
 from headdynamics.analysis.load import load_run
 from headdynamics.analysis.ranking import unit_ranks
@@ -160,17 +160,19 @@ def test_interval_covers_the_truth():
     for seed in range(200):
         x = draw.normal(size=36)
         y = 0.6 * x + 0.8 * draw.normal(size=36)
-        truths = {unit: 0.6, unit_ranks: 6 / np.pi * np.arcsin(0.3), unit_signs: 2 / np.pi * np.arcsin(0.6)}
-        ends = [interval(x, y, scale, 400, seed) for scale in truths]
+        truths = {"pearson": 0.6, "spearman": 6 / np.pi * np.arcsin(0.3), "kendall": 2 / np.pi * np.arcsin(0.6)}
+        ends = [interval(x, y, COEFFICIENTS[name], 400, seed) for name in truths]
         covered += [low <= truth <= high for (low, high), truth in zip(ends, truths.values(), strict=True)]
     assert ((covered / 200 >= 0.895) & (covered / 200 <= 0.995)).all(), covered
 
 
 def test_full_agreement_has_an_interval_too():
-    for scale in (unit, unit_ranks, unit_signs):
-        assert interval(TRUTH, 3 * TRUTH + 1, scale, 100) == pytest.approx((1, 1), abs=1e-9)
-    assert np.isnan(interval(TRUTH, np.ones(36), unit, 100)).all()
-    low, high = interval(np.arange(4.0), np.array([0.0, 2, 1, 3]), unit)  # one head four times is a resample, too
+    for coefficient in COEFFICIENTS.values():
+        assert interval(TRUTH, 3 * TRUTH + 1, coefficient, 100) == pytest.approx((1, 1), abs=1e-9)
+        assert np.isnan(interval(TRUTH, np.ones(36), coefficient, 100)).all()
+    low, high = interval(
+        np.arange(4.0), np.array([0.0, 2, 1, 3]), COEFFICIENTS["pearson"]
+    )  # one head four times is a resample, too
     assert -1.001 < low < 0.8 < high < 1.001
 
 
