@@ -138,8 +138,11 @@ def watched(places: Sequence[Path], **how: Any) -> Arrivals[Stand]:
 
     A file may be written over at any time (`checkpoint_last.pt`), so none is mapped into memory: a mapped file that
     is cut ends the process.
+    A torch that can read none is a ValueError: the watching would never end.
     """
-    return Arrivals(lambda: _files(places), partial(_stand, mapped=False), **how)
+    arrivals = Arrivals(lambda: _files(places), partial(_stand, mapped=False), **how)
+    _able()
+    return arrivals
 
 
 def _files(places: Iterable[Path]) -> list[Path]:
@@ -154,11 +157,7 @@ def read(path: Path, mapped: bool = True) -> dict[str, Any]:
             this torch cannot read such files without running what they hold.
 
     """
-    if not allow_fairseq_checkpoints():
-        raise ValueError(
-            f"{path} is not loaded: torch {torch.__version__} cannot read fairseq's checkpoints without running what "
-            "they hold; torch 2.4 and later can"
-        )
+    _able()
     try:
         mmap = (mapped and zipfile.is_zipfile(path)) or None
         state = torch.load(str(path), map_location="cpu", weights_only=True, mmap=mmap)
@@ -173,6 +172,14 @@ def read(path: Path, mapped: bool = True) -> dict[str, Any]:
     if not isinstance(state, dict) or not {"model", "optimizer_history", "extra_state"} <= state.keys():
         raise ValueError(f"{path} is no checkpoint of fairseq-train")
     return state
+
+
+def _able() -> None:
+    if not allow_fairseq_checkpoints():
+        raise ValueError(
+            f"no checkpoint is loaded: torch {torch.__version__} cannot read fairseq's without running what they hold; "
+            "torch 2.4 and later can"
+        )
 
 
 def _stand(path: Path, mapped: bool = True) -> Stand:
@@ -196,7 +203,6 @@ def build(path: Path, data: str, task: Mapping[str, Any], user_dir: str, cpu: bo
 
     Raises:
         ConfigError: the configuration is missing, unknown to this fairseq, or could lead to code being run.
-
     """
     from fairseq import tasks, utils
     from fairseq.trainer import Trainer

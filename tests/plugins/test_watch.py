@@ -119,6 +119,7 @@ def test_two_watchers_of_one_file(tmp_path):
     one.close()
 
 
+@fairseq_tiny.needs_safe_reading
 def test_a_file_that_is_written_over_between_reading_its_update_and_its_weights(training, tmp_path):
     process, save = training
     assert process.wait(60) == 0
@@ -131,6 +132,7 @@ def test_a_file_that_is_written_over_between_reading_its_update_and_its_weights(
         fairseq_checkpoints._loader(found, None)(None)
 
 
+@fairseq_tiny.needs_safe_reading
 def test_ctrl_c_ends_it_after_the_checkpoint_at_hand(training, data):
     process, save = training
     assert process.wait(60) == 0
@@ -146,11 +148,22 @@ def test_ctrl_c_ends_it_after_the_checkpoint_at_hand(training, data):
     assert tiny.rows(save / "backfill.h5")["status"] in ([], ["ok"])
 
 
+def test_a_torch_that_cannot_read_them_is_told_at_once(data, tmp_path, monkeypatch, capfd):
+    """Else the watching would refuse one after the other and never end."""
+    monkeypatch.setattr(fairseq_checkpoints, "allow_fairseq_checkpoints", lambda: False)
+    assert main(["watch", str(tmp_path), "--data", str(data)]) == 2
+    assert "torch 2.4 and later can" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
         (["OUT", "--data", "nowhere"], "--data nowhere does not exist"),
-        (["OUT", "--data", "DATA", "--idle", "0.3", *SOON], "no checkpoint came"),
+        pytest.param(
+            ["OUT", "--data", "DATA", "--idle", "0.3", *SOON],
+            "no checkpoint came",
+            marks=fairseq_tiny.needs_safe_reading,
+        ),
         (["OUT", "--data", "DATA", "--look-every", "0"], "look every 0.0 seconds"),
         (["OUT", "--data", "DATA", "--transfer"], "unknown option --transfer"),
         (["OUT"], "required: --data"),
