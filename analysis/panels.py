@@ -17,6 +17,7 @@ from headdynamics.stacks import stacks
 
 MOST = 600_000
 DIGITS = 5
+DIGITS_OF_ERRORS = 3
 WHOLE = 2**53  # from here on a float is not a whole number but the nearest one
 
 
@@ -53,7 +54,7 @@ def panels(run: Run, name: str | None = None, most: int = MOST) -> dict[str, Any
             "stacks": _stacks(run),
             "importance": {
                 "mean": importance[kept],
-                "stderr": shown.importance["stderr"].values.astype(float)[kept],
+                "stderr": plain(shown.importance["stderr"].values.astype(float)[kept], DIGITS_OF_ERRORS),
                 "place": place[kept],
                 "settled": [None if at < 0 else when[at] for at in settled],
                 "within": max(1, math.floor(WITHIN * len(run.heads["kind"]))),
@@ -85,20 +86,20 @@ def picked(snapshots: int, most: int) -> np.ndarray:
     return np.unique(np.linspace(0, snapshots - 1, max(2, most)).round().astype(int))
 
 
-def plain(value: Any) -> Any:
-    """Arrays as lists, numbers to five digits, whole ones as they are; what is not finite as None."""
+def plain(value: Any, digits: int = DIGITS) -> Any:
+    """Arrays as lists, numbers to so many digits, whole ones as they are; what is not finite as None."""
     if isinstance(value, dict):
-        return {str(key): plain(one) for key, one in value.items()}
+        return {str(key): plain(one, digits) for key, one in value.items()}
     if isinstance(value, np.ndarray):
-        return plain(value.tolist())
+        return plain(value.tolist(), digits)
     if isinstance(value, (list, tuple)):
-        return [plain(one) for one in value]
+        return [plain(one, digits) for one in value]
     if isinstance(value, np.generic):
-        return plain(value.item())
+        return plain(value.item(), digits)
     if isinstance(value, float):
         if value.is_integer() and abs(value) < WHOLE:
             return int(value)
-        return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
+        return float(f"{value:.{digits}g}") if math.isfinite(value) else None
     return value
 
 

@@ -15,6 +15,7 @@ from functools import partial
 from html import escape
 from pathlib import Path
 from string import Template
+from typing import Any
 
 import numpy as np
 from headdynamics.analysis.ablation_table import tell_ablation
@@ -36,6 +37,7 @@ from headdynamics.schema import ABLATIONS, RunFileError
 
 with needed():
     from rich.console import Console
+    from rich.progress import track
 
 MOST = 120_000  # numbers that all runs together draw: keeps the file under 6 MB, of which plotly takes 4.8
 WIDTH = 132  # characters of a table
@@ -55,7 +57,10 @@ def report(runs: Sequence[Run], speeds: Path | None = None) -> str:
         OSError: it cannot be read.
     """
     named = _names(runs)
-    tables = [_section(title, told) for title, told in _tables(runs, named, speeds)]
+    sections = _tables(runs, named, speeds)
+    terminal = Console(stderr=True)
+    bar = track(sections, "report", console=terminal, transient=True, disable=not terminal.is_terminal)
+    tables = [_section(title, told) for title, told in bar]
     shown = [panels(run, name, MOST // len(runs)) for run, name in zip(runs, named, strict=True)]
     drawing, module = plotly_script().read_text(encoding="utf-8"), _web("panels.js") + _web("report.js")
     policy = (
@@ -68,7 +73,7 @@ def report(runs: Sequence[Run], speeds: Path | None = None) -> str:
         made=f"Made by headdynamics {__version__} at {datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC.",
         style=_web("panels.css"),
         tables="\n".join(tables),
-        runs=json.dumps(shown, allow_nan=False).replace("<", "\\u003c"),  # no </script> in a stranger's name
+        runs=_json(shown),
         plotly=drawing,
         module=module,
     )
@@ -146,6 +151,11 @@ def _names(runs: Sequence[Run]) -> list[str]:
         if len(set(named)) == len(named):
             return named
     return [f"{name} ({place})" for place, name in enumerate(named, 1)]
+
+
+def _json(shown: list[dict[str, Any]]) -> str:
+    text = json.dumps(shown, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c")  # no </script> in a stranger's name
 
 
 def _hash(script: str) -> str:

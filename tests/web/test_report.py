@@ -12,8 +12,12 @@ import looks
 import numpy as np
 import pytest
 from browser import SCREENSHOTS, all_of, chromium, complaints, hosts, missing, one
+from headdynamics.analysis.assets import plotly_script
 from headdynamics.analysis.load import load_run
+from headdynamics.analysis.panels import panels
+from headdynamics.analysis.report import MOST
 from headdynamics.analysis.report import report as html
+from runs import a_run, a_snapshot
 
 from headdynamics.record.hdf5 import HDF5Recorder
 
@@ -52,6 +56,20 @@ def page(tmp_path_factory):
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(folder / "report.html")
     return folder / "report.html"
+
+
+def test_eight_large_runs_stay_small(tmp_path):
+    """1,024 heads, 100 snapshots each: what is drawn of each, beside plotly and 20 kB of tables."""
+    recorder = HDF5Recorder(tmp_path / "run.h5")
+    recorder.start(a_run(1024), None)
+    draw = np.random.default_rng(0)
+    for update in range(1, 101):
+        taken, mean = a_snapshot(update, 1024), draw.random(1024)
+        measured = dataclasses.replace(taken.importance, mean=mean, stderr=mean / 7)
+        recorder.write(dataclasses.replace(taken, importance=measured))
+    recorder.close()
+    drawn = json.dumps(panels(load_run(tmp_path / "run.h5"), "run", MOST // 8), separators=(",", ":"))
+    assert plotly_script().stat().st_size + 8 * (len(drawn) + 20_000) < 6e6
 
 
 def test_one_small_file_with_every_table(page):
