@@ -32,7 +32,7 @@ const COLOURS = {
 const PANELS = [
   {
     id: "heads", title: "Which heads matter", figure: heads, rows: headRows, alone: true,
-    say: "Layers by heads, layer 0 at the input's side. Grey: no number. Click a head to follow it in the ranks.",
+    say: "Layers by heads, layer 0 at the input's side. Grey: no number. Click a head, or name it, to follow it in the ranks.",
   },
   {
     id: "curves", title: "Score as heads are pruned", figure: curves, rows: curveRows,
@@ -46,7 +46,7 @@ const PANELS = [
   },
   {
     id: "ranks", title: "How heads change places", figure: ranks, rows: rankRows, alone: true,
-    say: `The ${TOP} most important heads of this snapshot, and those you click. Rank 1 is the largest I(h).`,
+    say: `The ${TOP} most important heads of this snapshot, and those you follow. Rank 1 is the largest I(h).`,
   },
 ];
 
@@ -59,12 +59,14 @@ export class Board {
     this.play = make("button", { type: "button", class: "play", title: "play, or stop (space)", "aria-label": "play" }, "▶");
     this.colour = choice("colour", Object.keys(COLOURS));
     this.view = choice("ranking", ["all heads"]);
+    this.head = make("input", { class: "follow", list: "headdynamics-heads", size: 14, placeholder: "head", "aria-label": "head to follow" });
+    this.names = make("datalist", { id: "headdynamics-heads" });
     this.beside = make("input", { type: "checkbox", class: "beside" });
     const theme = make("button", { type: "button", class: "theme", title: "dark or light", "aria-label": "dark or light" }, "◐");
     this.told = make("div", { class: "told", "aria-live": "polite" });
     this.controls = make("div", { class: "controls" }, this.play, this.slider, this.moment,
       make("label", {}, "colour ", this.colour), make("label", {}, "settling of ", this.view),
-      make("label", { class: "several" }, this.beside, " runs side by side"), theme);
+      make("label", {}, "follow ", this.head, this.names), make("label", { class: "several" }, this.beside, " runs side by side"), theme);
     root.classList.add("headdynamics");
     root.replaceChildren(this.told, this.controls, ...PANELS.map((panel) => this.section(panel)));
     this.slider.addEventListener("input", () => this.go(Number(this.slider.value)));
@@ -73,6 +75,7 @@ export class Board {
     for (const control of [this.colour, this.view, this.beside]) {
       control.addEventListener("change", () => { this.tell(); this.draw(); });
     }
+    this.head.addEventListener("change", () => this.followNamed(this.head.value.trim()));
     document.addEventListener("keydown", (event) => this.key(event));
     window.addEventListener("resize", () => this.draw());
   }
@@ -87,6 +90,7 @@ export class Board {
     this.at = atEnd ? this.ticks.length - 1 : Math.max(0, this.ticks.findLastIndex((tick) => tick <= was));
     this.slider.max = Math.max(0, this.ticks.length - 1);
     this.offer([...new Set(runs.flatMap((run) => run.settling.views.map((view) => view.name)))]);
+    this.names.replaceChildren(...[...new Set(runs.flatMap(namesOf))].map((name) => make("option", { value: name })));
     this.controls.hidden = !this.ticks.length;
     this.root.classList.toggle("one", runs.length < 2);
     this.tell();
@@ -238,6 +242,13 @@ export class Board {
     if (!one.followed.delete(head)) one.followed.add(head);
     this.draw();
   }
+
+  // In every run that has a head of this name; a name that none has stays, for its author to mend.
+  followNamed(name) {
+    const found = this.shown().map(({ run }) => namesOf(run).indexOf(name));
+    found.forEach((head, k) => this.follow(k, head < 0 ? null : head));
+    if (found.some((head) => head >= 0)) this.head.value = "";
+  }
 }
 
 // --- the heads
@@ -249,7 +260,7 @@ function heads([{ run, i, followed }], { theme, colour }) {
     height: 110 + 24 * Math.min(16, Math.max(5, ...run.stacks.map((stack) => stack.layers.length))),
     annotations: [], shapes: [], margin: { l: 46, r: 10, t: 22, b: 42 },
   };
-  const width = 1 / run.stacks.length;
+  const width = 1 / run.stacks.length, names = namesOf(run).map(safe);
   const data = run.stacks.map((stack, k) => {
     const n = k ? k + 1 : "";
     const domain = [k * width + (k ? 0.03 : 0), (k + 1) * width - (k + 1 < run.stacks.length ? 0.02 : 0)];
@@ -270,7 +281,7 @@ function heads([{ run, i, followed }], { theme, colour }) {
     return {
       type: "heatmap", x0: 0, dx: 1, y0: 0, dy: 1, xaxis: `x${n}`, yaxis: `y${n}`, coloraxis: "coloraxis",
       z: stack.at.map((row) => row.map((head) => (head === null ? null : values[head]))), xgap: 1, ygap: 1,
-      text: stack.at.map((row) => row.map((head) => (head === null ? "" : describe(run, i, head)))),
+      text: stack.at.map((row) => row.map((head) => (head === null ? "" : describe(run, i, head, names[head])))),
       customdata: stack.at, hovertemplate: "%{text}<extra></extra>", hoverongaps: true,
     };
   });
@@ -281,13 +292,13 @@ function importanceOf(run, values, all) {
   return { values, title: "I(h)", ends: ends([0, ...all]), reversed: false };
 }
 
-function describe(run, i, head) {
+function describe(run, i, head, name) {
   const mean = run.importance.mean[i][head];
   const settled = run.importance.settled[head];
   return [
-    `<b>${nameOf(run, head)}</b>`,
+    `<b>${name}</b>`,
     mean === null ? "I(h) was not measured" : `I(h) ${short(mean)} ± ${short(run.importance.stderr[i][head])} (standard error)`,
-    `rank ${short(run.importance.place[i][head])} of ${count(run)}`,
+    `rank ${stamp(run.importance.place[i][head])} of ${count(run)}`,
     settled === null ? "its place has not settled" : `its place settled at ${run.time.unit} ${stamp(settled)}`,
   ].join("<br>");
 }
@@ -401,7 +412,7 @@ function ranks([{ run, i, when, followed }], { theme, unit }) {
   const { place } = run.importance;
   const known = place[i].map((_, head) => head).filter((head) => place[i][head] !== null);
   const best = [...known].sort((a, b) => place[i][a] - place[i][b]).slice(0, TOP);
-  const drawn = [...new Set([...best, ...followed])];
+  const drawn = [...new Set([...best, ...followed])], names = namesOf(run).map(safe);
   const data = [];
   const rest = known.filter((head) => !drawn.includes(head));
   const some = evenly(when.length, Math.max(2, Math.floor(MOST_POINTS / rest.length)));
@@ -415,11 +426,11 @@ function ranks([{ run, i, when, followed }], { theme, unit }) {
     return viridis(theme === DARK ? 1 - (0.65 * k) / TOP : (0.9 * k) / TOP);
   });
   drawn.forEach((head, k) => data.push({
-    x: when, y: place.map((row) => row[head]), mode: dotted(when), name: nameOf(run, head), customdata: when.map(() => head),
+    x: when, y: place.map((row) => row[head]), mode: dotted(when), name: names[head], customdata: when.map(() => head),
     line: { color: inks[k], width: followed.has(head) ? 4 : 2.5 }, marker: { size: 6, color: inks[k] },
-    hovertemplate: `${nameOf(run, head)}: rank %{y}, ${unit} %{x}<extra></extra>`,
+    hovertemplate: `${names[head]}: rank %{y}, ${unit} %{x}<extra></extra>`,
   }));
-  const names = Math.max(...drawn.map((head) => nameOf(run, head).length));
+  const longest = Math.max(...drawn.map((head) => names[head].length));
   const height = Math.min(760, 300 + 5 * count(run)), margin = 0.01 * (when.at(-1) - when[0]);
   return {
     data,
@@ -427,9 +438,9 @@ function ranks([{ run, i, when, followed }], { theme, unit }) {
       height, showlegend: false, shapes: [moment(when[i], theme)],
       xaxis: { title: { text: unit }, range: [when[0] - margin, when.at(-1) + margin], ...lines(theme) },
       yaxis: { title: { text: "rank" }, range: [count(run) + 0.8, 0.2], ...lines(theme) },
-      margin: { l: 60, r: 45 + 6 * names, t: 10, b: 45 },
+      margin: { l: 60, r: 45 + 6 * longest, t: 10, b: 45 },
       annotations: labels(drawn, place.at(-1), (14 * count(run)) / (height - 55)).map(([head, y, k]) => ({
-        text: nameOf(run, head), x: 1.005, xref: "paper", xanchor: "left", y, showarrow: false,
+        text: names[head], x: 1.005, xref: "paper", xanchor: "left", y, showarrow: false,
         font: { color: theme === DARK || followed.has(head) ? inks[k] : theme.ink, size: 11 },
       })),
     },
@@ -481,9 +492,13 @@ function failures(run) {
   return more > 0 ? [...told, `and ${more} more before`] : told;
 }
 
-function nameOf(run, head) {
-  const stack = run.stacks.find((one) => one.at.some((row) => row.includes(head)));
-  return safe(`${stack.title} ${run.heads.layer[head]}.${run.heads.number[head]}`);
+// Of every head, such as "cross 1.2".
+function namesOf(run) {
+  const names = [];
+  for (const { title, at } of run.stacks) {
+    for (const head of at.flat()) if (head !== null) names[head] = `${title} ${run.heads.layer[head]}.${run.heads.number[head]}`;
+  }
+  return names;
 }
 
 // An axis of rows or columns by their place, so that a layer without heads takes no room; sixteen at most are named.

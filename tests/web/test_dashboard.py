@@ -164,6 +164,20 @@ def test_colours_and_rankings_can_be_chosen_and_a_head_followed(board):
     assert "encoder 1." in figure(board, "ranks")["data"][-1]["name"] or len(figure(board, "ranks")["data"]) == 11
 
 
+def test_a_head_is_followed_and_left_by_its_name_with_the_keyboard_alone(board):
+    choose(board, {0})
+    marked, entry = len(figure(board, "heads")["layout"]["shapes"]), one(board, ".follow")
+    assert len(all_of(board, "datalist option")) == 36
+    entry.send_keys("decoder 2.7\n")  # there is none
+    assert entry.get_attribute("value") == "decoder 2.7" and len(figure(board, "heads")["layout"]["shapes"]) == marked
+    entry.clear()
+    for shapes in (marked + 1, marked):
+        entry.send_keys("decoder 2.3\n")
+        until(lambda wanted=shapes: len(figure(board, "heads")["layout"]["shapes"]) == wanted)
+        lines = [(trace.get("name"), trace["line"]["width"]) for trace in figure(board, "ranks")["data"]]
+        assert (("decoder 2.3", 4) in lines) == (shapes > marked) and entry.get_attribute("value") == ""
+
+
 def test_two_runs_overlaid_and_side_by_side(board):
     choose(board, {0, 1})
     assert [drawn(board, panel) for panel in PANELS] == [2, 1, 1, 2]
