@@ -293,12 +293,12 @@ function importanceOf(run, values, all) {
 }
 
 function describe(run, i, head, name) {
-  const mean = run.importance.mean[i][head];
+  const mean = run.importance.mean[i][head], place = run.importance.place[i][head];
   const settled = run.importance.settled[head];
   return [
     `<b>${name}</b>`,
     mean === null ? "I(h) was not measured" : `I(h) ${short(mean)} ± ${short(run.importance.stderr[i][head])} (standard error)`,
-    `rank ${stamp(run.importance.place[i][head])} of ${count(run)}`,
+    `rank ${place === null ? "-" : stamp(place)} of ${count(run)}`,
     settled === null ? "its place has not settled" : `its place settled at ${run.time.unit} ${stamp(settled)}`,
   ].join("<br>");
 }
