@@ -39,11 +39,11 @@ def main() -> int:
         for now in fault.tried(kind, place, options.times or fault.times, found):
             found = now
             counts.write(kind, found, kept)
+            if not options.only_try:  # at once: the page never says other than the counts, whenever this is stopped
+                faults_page.DOCS.write_text(faults_page.page())
             print(json.dumps(found), flush=True)
         lost += found["lost"] * fault.promised
         print(f"{kind}: tried {found['tried']}, lost {found['lost']}", flush=True)
-    if not options.only_try:
-        faults_page.DOCS.write_text(faults_page.page())
     return int(lost > 0)
 
 
