@@ -185,7 +185,10 @@ def _bootstrap(base: Scores, others: Sequence[Scores], resamples: int, seed: int
 def _sacrebleu(base: Scores, others: Sequence[Scores], resamples: int, seed: int) -> list[PairedTest]:
     draws = bootstrap_deltas(base, others, resamples, seed)
     sizes = np.abs(draws)
-    far = (sizes - sizes.mean(1, keepdims=True) > np.abs([[other.value - base.value] for other in others])).sum(1)
+    with np.errstate(invalid="ignore"):  # a statistic may be undefined on some draws, or on all
+        mean = np.nansum(sizes, 1) / np.isfinite(sizes).sum(1)
+    near = sizes - mean[:, None] <= np.abs([[other.value - base.value] for other in others])
+    far = (~near).sum(1)  # the undefined ones too, as in the other tests
     found = _from_draws(base, others, draws, "sacrebleu")
     return [replace(one, pvalue=(int(count) + 1) / (resamples + 1)) for one, count in zip(found, far, strict=True)]
 

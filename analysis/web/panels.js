@@ -59,7 +59,7 @@ export class Board {
     this.play = make("button", { type: "button", class: "play", title: "play, or stop (space)", "aria-label": "play" }, "▶");
     this.colour = choice("colour", Object.keys(COLOURS));
     this.view = choice("ranking", ["all heads"]);
-    this.head = make("input", { class: "follow", list: "headdynamics-heads", size: 14, placeholder: "head", "aria-label": "head to follow" });
+    this.head = make("input", { class: "follow", list: "headdynamics-heads", size: 11, placeholder: "head", "aria-label": "head to follow" });
     this.names = make("datalist", { id: "headdynamics-heads" });
     this.beside = make("input", { type: "checkbox", class: "beside" });
     const theme = make("button", { type: "button", class: "theme", title: "dark or light", "aria-label": "dark or light" }, "◐");

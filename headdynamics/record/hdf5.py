@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import io
 import json
 import logging
@@ -59,9 +60,9 @@ class HDF5Recorder:
             raise RunFileError(why) from error
         self.path = self._free_path(run)
         with contextlib.suppress(OSError):
-            for leftover in self.path.parent.glob(f".{self.path.name}.*.tmp"):
+            for leftover in self._real.parent.glob(f".{glob.escape(self._real.name)}.*.tmp"):
                 leftover.unlink()
-        self._ahead = Ahead(self.path, self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp"))
+        self._ahead = Ahead(self._real, self._real.with_name(f".{self._real.name}.{os.getpid()}.tmp"))
         self._put = insert if update is None else append
         if not self.path.exists():
             with self._rewritten() as file:
@@ -69,6 +70,11 @@ class HDF5Recorder:
         elif update is not None:
             with self._rewritten() as file:
                 truncate(file, update)
+
+    @property
+    def _real(self) -> Path:
+        """The file itself, where `path` is a symbolic link to it: what is renamed over a link would take its place."""
+        return self.path.resolve()
 
     def write(self, snapshot: Snapshot) -> None:
         """Append one row, and those that an earlier failure left unwritten."""
@@ -78,8 +84,8 @@ class HDF5Recorder:
         """See `Recorder`."""
         self._write(window)
 
-    def _write(self, row: Snapshot | Window) -> None:
-        waiting = [*self._unwritten, row]
+    def _write(self, *rows: Snapshot | Window) -> None:
+        waiting = [*self._unwritten, *rows]
         try:
             with self._rewritten() as file:
                 for each in waiting:
@@ -114,7 +120,13 @@ class HDF5Recorder:
             file["transfer/score"].attrs["update"] = update
 
     def close(self) -> None:
-        """Give the lock back, and leave no copy behind."""
+        """Write what a full disk kept back, if it can be written now; give the lock back, and leave no copy behind."""
+        if self._unwritten:
+            try:
+                self._write()
+            except RunFileError as error:
+                logger.error("%d rows are lost: %s", len(self._unwritten), error)
+                self._unwritten = []
         if self._ahead is not None:
             self._ahead.close()
         if self._lock is not None:
@@ -160,10 +172,13 @@ class HDF5Recorder:
                     yield file
                 if there and not self._ahead.take():
                     shutil.copyfile(self.path, temporary)
+                if there:
+                    with contextlib.suppress(OSError):  # a file system without permissions
+                        shutil.copymode(self.path, temporary)
                 with open(temporary, "r+b" if there else "wb") as raw:
                     changes.apply(raw.fileno())
                     os.fsync(raw.fileno())
-                os.replace(temporary, self.path)
+                os.replace(temporary, self._real)
                 old = opened.pop_all()
         except OSError as error:
             raise RunFileError(f"cannot write {self.path}: {error}; {self._what_is_left()}") from error

@@ -35,6 +35,13 @@ def written(path, updates=(10, 20, 30), run=None, at=0):
     return recorder.path
 
 
+def begun(path):
+    """One that goes on where `written` ended."""
+    recorder = HDF5Recorder(written(path))
+    recorder.start(a_run(), 30)
+    return recorder
+
+
 def rows(path):
     """The updates in a file, after checking that every field has as many rows, and the right ones."""
     with h5py.File(path, "r") as file:
@@ -210,6 +217,38 @@ def test_leftovers_of_a_killed_writer_are_cleared(tmp_path):
     (tmp_path / ".run.h5.123.tmp").write_text("half")
     written(tmp_path / "run.h5")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["run.h5", "run.h5.lock"]
+
+
+def test_a_link_stays_a_link_and_a_private_file_private(tmp_path):
+    """And a name that is a pattern is cleared of its own leftovers only."""
+    (tmp_path / "scratch").mkdir()
+    path, real = tmp_path / "run[1].h5", tmp_path / "scratch/real[1].h5"
+    path.symlink_to(real)
+    for leftover in ("real[1].h5", "real1.h5"):
+        (real.parent / f".{leftover}.99.tmp").touch()
+    recorder = begun(path)
+    real.chmod(0o600)
+    recorder.write(a_snapshot(40))
+    recorder.close()
+    assert path.is_symlink() and rows(path) == [10, 20, 30, 40] and real.stat().st_mode & 0o777 == 0o600
+    assert [file.name for file in real.parent.iterdir() if file.suffix == ".tmp"] == [".real1.h5.99.tmp"]
+
+
+def test_what_a_full_disk_kept_back_is_written_at_the_end(tmp_path, monkeypatch, caplog):
+    recorder = begun(tmp_path / "run.h5")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full_disk)
+        with pytest.raises(RunFileError, match="this one is kept"):
+            recorder.write(a_snapshot(40))
+    recorder.close()
+    assert rows(tmp_path / "run.h5") == [10, 20, 30, 40]
+    recorder = begun(tmp_path / "other.h5")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full_disk)
+        with pytest.raises(RunFileError):
+            recorder.write(a_snapshot(40))
+        recorder.close()
+    assert "1 rows are lost: cannot write" in caplog.text and rows(tmp_path / "other.h5") == [10, 20, 30]
 
 
 def test_the_first_file_is_complete_and_empty(tmp_path):

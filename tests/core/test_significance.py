@@ -270,3 +270,13 @@ def test_the_token_estimators_error_is_clustered_by_example():
         means.append(np.concatenate([tokens[i] for i in chosen]).mean())
     assert error[0] == pytest.approx(np.std(means), rel=0.06)
     assert error[0] > 3 * stats.sem(everything)
+
+
+def test_a_draw_without_a_number_is_no_evidence():
+    """Accuracy over labels, of which two examples have none: undefined on one resample in sixteen."""
+    a, b = of([1, 0, 0, 2], [1, 0, 0, 1]), of([1, 0, 0, 1], [1, 0, 0, 1])
+    undefined = np.isnan(bootstrap_deltas(a, [b], 2000, 1)).mean()
+    assert 0.03 < undefined < 0.12
+    assert hd.paired_test(a, b, "sacrebleu", 2000, 1).pvalue > undefined
+    nothing = of([0, 0, 0], [0, 0, 0])
+    assert hd.paired_test(nothing, nothing, "sacrebleu", 50, 1).pvalue == 1
