@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -137,13 +138,18 @@ def test_the_slider_moves_and_plays(board):
     stopped = one(board, ".moment").text
     press(board, Keys.END)
     assert one(board, ".moment").text.startswith("epoch 12,") and stopped != one(board, ".moment").text
+    press(board, Keys.LEFT)
+    press(board, " ")  # from there to the end, where it stops by itself
+    until(lambda: one(board, ".moment").text.startswith("epoch 12,"))
+    until(lambda: one(board, ".play").get_attribute("aria-label") == "play")
 
 
 def test_hover_tells_value_error_rank_and_when_it_settled(board):
     choose(board, {0})
     ActionChains(board).move_to_element(all_of(board, "#heads .nsewdrag")[1]).perform()
     text = until(lambda: [label.text for label in all_of(board, "#heads .hoverlayer .hovertext")])[0]
-    assert "decoder 1." in text and "standard error" in text and "of 36" in text and "its place" in text
+    assert re.search(r"I\(h\) \d[\d.e-]* ± \d[\d.e-]* \(standard error\)", text)
+    assert "decoder 1." in text and "of 36" in text and "its place" in text
 
 
 def test_colours_and_rankings_can_be_chosen_and_a_head_followed(board):
