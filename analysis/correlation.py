@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from headdynamics.analysis.needs import needed
-from headdynamics.analysis.ranking import halves, unit_ranks
+from headdynamics.analysis.ranking import halves, kendall, unit_ranks
 
 with needed():
     from scipy import stats
@@ -49,13 +49,6 @@ def unit(values: np.ndarray) -> np.ndarray:
     return np.divide(centred, length, out=np.full_like(centred, np.nan), where=length > 0)
 
 
-def tau(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Kendall's tau-b along the last axis: in O(H log H), where pairs of 1,024 heads would be half a million."""
-    return np.vectorize(lambda a, b: stats.kendalltau(a, b, method="asymptotic").statistic, signature="(h),(h)->()")(
-        x, y
-    )
-
-
 Unit = Callable[[np.ndarray], np.ndarray]  # [..., H] -> vectors of length 1, whose dot product is the coefficient
 Coefficient = Callable[[np.ndarray, np.ndarray], np.ndarray]  # [..., H], [..., H] -> [...]
 
@@ -67,7 +60,7 @@ def product(scale: Unit) -> Coefficient:
 
 # Attenuation is a law of means and covariances: good for Pearson, near enough for ranks, not for tau.
 UNITS: dict[str, Unit] = {"pearson": unit, "spearman": unit_ranks}
-COEFFICIENTS: dict[str, Coefficient] = {name: product(scale) for name, scale in UNITS.items()} | {"kendall": tau}
+COEFFICIENTS: dict[str, Coefficient] = {name: product(scale) for name, scale in UNITS.items()} | {"kendall": kendall}
 
 
 def correlations(

@@ -40,6 +40,15 @@ def halves(blocks: int, splits: int, seed: int) -> Iterator[tuple[np.ndarray, np
         yield shuffled[: blocks // 2], shuffled[blocks // 2 :]
 
 
+def kendall(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Kendall's tau-b along the last axis: in O(H log H), where pairs of 1,024 heads would be half a million."""
+
+    def one(a: np.ndarray, b: np.ndarray) -> float:
+        return float(stats.kendalltau(a, b).statistic)
+
+    return np.vectorize(one, signature="(h),(h)->()", otypes=[float])(x, y)
+
+
 def unit_ranks(values: np.ndarray) -> np.ndarray:
     """Average ranks along the last axis, centred and scaled to length 1, so that a dot product is Spearman's rho.
 
@@ -84,7 +93,7 @@ def tau(importance: np.ndarray) -> np.ndarray:
     """Kendall's tau-b of every snapshot's ranking with the last one's: ``[S, H]`` -> ``[S]``; NaN below two heads."""
     if importance.shape[1] < 2:
         return np.full(len(importance), np.nan)
-    return np.array([stats.kendalltau(row, importance[-1]).statistic for row in importance], dtype=float)
+    return kendall(importance, importance[-1:])  # of no snapshot there is no last
 
 
 def kept(heads: int, fraction: float) -> int:

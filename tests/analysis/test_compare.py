@@ -170,9 +170,8 @@ def test_full_agreement_has_an_interval_too():
     for coefficient in COEFFICIENTS.values():
         assert interval(TRUTH, 3 * TRUTH + 1, coefficient, 100) == pytest.approx((1, 1), abs=1e-9)
         assert np.isnan(interval(TRUTH, np.ones(36), coefficient, 100)).all()
-    low, high = interval(
-        np.arange(4.0), np.array([0.0, 2, 1, 3]), COEFFICIENTS["pearson"]
-    )  # one head four times is a resample, too
+    few, others = np.arange(4.0), np.array([0.0, 2, 1, 3])
+    low, high = interval(few, others, COEFFICIENTS["pearson"])  # one head four times is a resample, too
     assert -1.001 < low < 0.8 < high < 1.001
 
 
