@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from compiler import needs_compiler
 from models import CASES
 
 import headdynamics as hd
@@ -50,6 +51,7 @@ def plain(case, model):
     return twin.eval()
 
 
+@needs_compiler
 def test_masks_curves_and_ablations_reach_a_compiled_model(trained):
     case, model, _ = trained
     score, twin = hd.mean_loss([case.batch] * 2), plain(case, model)
@@ -68,6 +70,7 @@ def test_masks_curves_and_ablations_reach_a_compiled_model(trained):
     assert hd.find_knee(model, order, score, 0.2).pruned == hd.find_knee(twin, order, score, 0.2).pruned
 
 
+@needs_compiler
 def test_snapshots_leave_the_graphs_of_training_alone(trained):
     """Every graph that a snapshot would have made counts against a limit, beyond which training runs uncompiled."""
     case, model, step = trained

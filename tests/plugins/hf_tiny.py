@@ -32,9 +32,6 @@ QUIET = FEW | {"tensorboard": False, "strict": True}
 OLD = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6)
 #: transformers 4.57 and later refuse to open an optimizer's state by an older torch, whatever is in it
 needs_resume = pytest.mark.skipif(OLD, reason="transformers opens no optimizer.pt with torch before 2.6")
-needs_compiler = pytest.mark.skipif(
-    not hasattr(torch.compiler, "is_compiling"), reason="transformers' models do not compile with torch before 2.3"
-)
 
 
 def bert(**changes):

@@ -44,7 +44,7 @@ def test_a_task(data, tmp_path, task):
         found = {name: file[f"importance/{name}"][-1] for name in ("mean", "signed")}
     s = sensitivities(save / "checkpoint_last.pt", data, subset[1])
     for name, want in {"mean": abs(s).mean(0), "signed": s.mean(0)}.items():
-        np.testing.assert_allclose(found[name], want, rtol=0, atol=3e-3 * abs(s).max(), err_msg=name)
+        np.testing.assert_allclose(found[name], want, rtol=0, atol=2e-3 * abs(s).max(), err_msg=name)
     assert main(["backfill", str(save / "checkpoint_last.pt"), "--data", str(data), "-o", f"{save}/back.h5"]) == 0
     live, back = content(save / "headdynamics.h5"), content(save / "back.h5")
     assert live["importance/mean"][1].endswith(back["importance/mean"][1])
@@ -72,9 +72,9 @@ def sensitivities(path: Path, data: Path, subset: str) -> np.ndarray:
         for weight in weights:
             for head in weight.chunk(4, 1):
                 before, sides = head.clone(), []
-                for turned in (1.05, 0.95):
+                for turned in (1.02, 0.98):  # nearer, float32 is too coarse; farther, ReLU has kinks
                     head.copy_(before * turned)
                     sides.append(losses())
                 head.copy_(before)
-                columns.append((sides[0] - sides[1]) / 0.1)
+                columns.append((sides[0] - sides[1]) / 0.04)
     return np.stack(columns, 1)

@@ -10,6 +10,7 @@ import hf_tiny as tiny
 import numpy as np
 import pytest
 import torch
+from compiler import needs_compiler
 from headdynamics.analysis.__main__ import main
 from hf_tiny import QUIET, HeadDynamicsCallback
 from run_content import content
@@ -208,7 +209,7 @@ def test_a_loss_that_is_not_the_models_own_is_relative(tmp_path, how, caplog):
     assert [r.levelname for r in caplog.records if "online importance is relative" in r.getMessage()] == ["WARNING"]
 
 
-@tiny.needs_compiler
+@needs_compiler
 def test_a_compiled_model(tmp_path, caplog, monkeypatch):
     """The batch form has numbers; the other is refused by a sentence, and snapshots go on."""
     compiled = {"torch_compile": True, "torch_compile_backend": "eager"}
