@@ -12,6 +12,7 @@ itself (an order, which heads may be taken out) is what rank 0 found.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, TypeVar
@@ -111,9 +112,14 @@ class Ranks:
             raise told from error
 
     def close(self) -> None:
-        """Let the group go."""
+        """Let the group go.
+
+        At our last reference, torch before 2.8 joins the group's threads and holds the GIL meanwhile. A thread that has
+        just sent a tensor needs the GIL to let go of it; here it gets the time to.
+        """
         if self._group is not None and dist.is_initialized():
             dist.destroy_process_group(self._group)
+            time.sleep(0.05)
         self._group, self.rank, self.size = None, 0, 1
 
 

@@ -303,3 +303,13 @@ def budgeted(ranks: Ranks, folder: Path) -> list[int]:
         found = observer.snapshot(update=update).importance
         counts.append(found.n if found else 0)
     return counts
+
+
+def many_groups(ranks: Ranks, folder: Path) -> int:
+    """How many groups, one after the other, were made, used and let go."""
+    ranks.close()
+    for done in range(25):
+        ranks = Ranks.of_training()
+        assert ranks.every(done) == [done] * ranks.size
+        ranks.close()
+    return done

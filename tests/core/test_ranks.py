@@ -98,6 +98,11 @@ def test_a_rank_that_dies_leaves_none_waiting(tmp_path):
     assert one is None and all("RankError: a rank does not answer" in said for said in (zero, two))
 
 
+def test_a_group_is_let_go_while_its_threads_let_go_of_tensors(tmp_path):
+    """With torch before 2.8 a training of several processes hung at its end, here within ten groups."""
+    assert ranked.run(2, ranked.many_groups, tmp_path) == [24, 24]
+
+
 def test_every_rank_sees_the_same_batches_though_a_loader_shuffles(bad_days):
     """Each example once, at each snapshot; and the loader is the user's again afterwards."""
     for one in bad_days[0]:

@@ -128,7 +128,7 @@ def test_a_file_that_is_written_over_between_reading_its_update_and_its_weights(
     last.write_bytes((save / "checkpoint_1_6.pt").read_bytes())
     found = fairseq_checkpoints.watched([last], look_every=0.01).first(lambda stand: stand)
     assert found.update == 6
-    last.write_bytes((save / "checkpoint_2_12.pt").read_bytes())
+    last.write_bytes((save / "checkpoint_1_12.pt").read_bytes())
     with pytest.raises(ValueError, match="checkpoint_last.pt was written over meanwhile"):
         fairseq_checkpoints._loader(found, None)(None)
 
