@@ -5,6 +5,7 @@ import os
 import sys
 from importlib import metadata
 
+import fairseq_forked as forked
 import fairseq_tiny as tiny
 import h5py
 import pytest
@@ -16,7 +17,7 @@ def test_fraction_zero_is_the_trainers_own_score(data, tmp_path, score, decimals
     """On the whole validation set, to the last digit that fairseq reports."""
     bleu = BLEU if score == "bleu" else []
     ours = ["--hd-score", score, "--hd-score-examples", "0", "--hd-fractions", "0,1", "--hd-orders", "importance"]
-    log = tiny.run(tiny.command(data, tmp_path, "--max-epoch", "3", *bleu, *ours))
+    log = forked.run(tiny.command(data, tmp_path, "--max-epoch", "3", *bleu, *ours), tmp_path / "log")
     valid = [json.loads(line.split("| valid | ")[1]) for line in log.splitlines() if "| valid | " in line]
     with h5py.File(tmp_path / "headdynamics.h5") as run:
         assert run["snapshots/n_score"][:].tolist() == [40] * 3
@@ -84,10 +85,8 @@ checkpoint: {{save_dir: {tmp_path / "run"}}}
 
 def test_early_stop_is_measured(data, tmp_path):
     """--patience ends a run after validation, at an update that no schedule asked for."""
-    tiny.run(
-        tiny.command(data, tmp_path / "run", "--max-epoch", "9", "--patience", "1", "--lr", "1e-12",
-                     "--hd-every", "never", "--save-interval", "1")
-    )
+    words = "--max-epoch 9 --patience 1 --lr 1e-12 --hd-every never --save-interval 1".split()
+    forked.run(tiny.command(data, tmp_path / "run", *words), tmp_path / "log")
     with h5py.File(tmp_path / "run/headdynamics.h5") as run:
         last = checkpoint(tmp_path / "run")["optimizer_history"][-1]["num_updates"]
         assert run["snapshots/update"][:].tolist() == [last]
@@ -106,7 +105,7 @@ def test_early_stop_is_measured(data, tmp_path):
     ],
 )
 def test_failures_are_said_and_training_goes_on(data, tmp_path, options, sentence):
-    log = tiny.run(tiny.command(data, tmp_path / "run", "--max-update", "4", *options))
+    log = forked.run(tiny.command(data, tmp_path / "run", "--max-update", "4", *options), tmp_path / "log")
     assert sentence in log
     assert "done training" in log
     assert checkpoint(tmp_path / "run")["optimizer_history"][-1]["num_updates"] == 4
@@ -126,7 +125,7 @@ def test_off_and_second_writer(data, tmp_path):
     save.mkdir()
     held = lock(save / "headdynamics.h5")
     try:
-        log = tiny.run(tiny.command(data, save, "--max-update", "2"))
+        log = forked.run(tiny.command(data, save, "--max-update", "2"), tmp_path / "log")
     finally:
         held.close()
     assert f"being written by process {os.getpid()}" in log and "done training" in log
@@ -139,7 +138,7 @@ def test_no_attention_is_said(data, tmp_path):
      --decoder-out-embed-dim 8 --optimizer adam --criterion cross_entropy --max-tokens 250 --cpu --num-workers 0
      --max-update 2 --decoder-attention 0""".split()
     places = ["--save-dir", str(tmp_path / "run"), "--user-dir", tiny.USER_DIR]
-    log = tiny.run([sys.executable, "-m", "fairseq_cli.train", str(data), *words, *places])
+    log = forked.run(["fairseq-train", data, *words, *places], tmp_path / "log")
     assert "no attention heads found in LSTMModel" in log and "done training" in log
     assert not (tmp_path / "run/headdynamics.h5").exists()
 
@@ -147,7 +146,7 @@ def test_no_attention_is_said(data, tmp_path):
 def test_another_runs_file_is_left_alone_and_tensorboard_may_be_missing(data, tmp_path, monkeypatch):
     """Other settings are another run: its file stays byte for byte. Without tensorboard the run file goes on."""
     save = tmp_path / "run"
-    tiny.run(tiny.command(data, save, "--max-update", "2"))
+    forked.run(tiny.command(data, save, "--max-update", "2"), tmp_path / "log")
     before = (save / "headdynamics.h5").read_bytes()
     (save / "checkpoint_last.pt").unlink()
     missing = tmp_path / "missing/tensorboard"

@@ -39,7 +39,8 @@ def whole(data, tmp_path_factory):
     for name in ("alone", "example", "batch"):
         ours = [*ONLINE, "--hd-online-estimator", name] if name != "alone" else []
         words = ["--max-epoch", "2", "--update-freq", "2", *ours]
-        logs[name] = tiny.run(tiny.command(data, folder / name, *words, watched=name != "alone"))
+        words = tiny.command(data, folder / name, *words, watched=name != "alone")
+        logs[name] = forked.run(words, folder / f"{name}.log")
     return folder, logs
 
 
@@ -67,7 +68,7 @@ def test_a_resumed_run_goes_on_without_a_gap_or_a_double(whole, data, tmp_path):
     """
     for updates in ("4", "10"):
         words = ["--max-epoch", "2", "--max-update", updates, "--update-freq", "2", *ONLINE]
-        tiny.run(tiny.command(data, tmp_path, *words))
+        forked.run(tiny.command(data, tmp_path, *words), tmp_path / "log")
     want, found = windows(whole[0] / "example/headdynamics.h5"), windows(tmp_path / "headdynamics.h5")
     assert found["update"].tolist() == [3, 4, 5, 8, 10] and found["n"].sum() == want["n"].sum()
     np.testing.assert_array_equal(found["mean"][0], want["mean"][0])
@@ -87,7 +88,8 @@ def test_i_of_an_update(data, tmp_path, reduction, update_freq):
     examples = ["--hd-subset", "train", "--hd-examples", "300", "--hd-online-window", "1", "--hd-reduction", reduction]
     one = ["--max-tokens", "9999" if update_freq == "1" else "1600", "--update-freq", update_freq, "--max-update", "2"]
     one += ["--required-batch-size-multiple", "1"]
-    tiny.run(tiny.command(data, tmp_path, *ONLINE, "--hd-every", "2", *examples, *one, *NO_DROPOUT, "--lr", "1e-30"))
+    words = [*ONLINE, "--hd-every", "2", *examples, *one, *NO_DROPOUT, "--lr", "1e-30"]
+    forked.run(tiny.command(data, tmp_path, *words), tmp_path / "log")
     run, found = hd.load_run(tmp_path / "headdynamics.h5"), windows(tmp_path / "headdynamics.h5")
     assert found["n"].tolist() == [300, 300] and run.snapshots["n_importance"].values.tolist() == [300]
     for name in ("mean", "signed", "stderr"):
@@ -125,7 +127,8 @@ def test_tensorboard(whole):
 
 def test_what_cannot_be_measured_is_said_and_snapshots_go_on(data, tmp_path):
     words = [word for word in ONLINE if word != "--hd-strict"]
-    log = tiny.run(tiny.command(data, tmp_path, "--max-update", "3", *words, "--hd-online-estimator", "token"))
+    words += ["--max-update", "3", "--hd-online-estimator", "token"]
+    log = forked.run(tiny.command(data, tmp_path, *words), tmp_path / "log")
     assert "goes on without online importance: online importance: unknown estimator 'token'" in log
     assert "done training" in log
     with h5py.File(tmp_path / "headdynamics.h5") as file:
