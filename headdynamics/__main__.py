@@ -12,21 +12,23 @@ from headdynamics.plugins.backfill_command import watch
 from headdynamics.plugins.backfill_options import backfill as backfill_options
 from headdynamics.plugins.backfill_options import watch as watch_options
 
+_ANSWER = (
+    "The answer is a run file, as if the training had been watched; its path is printed at the end. Ctrl-C ends it "
+    "after the checkpoint at hand; the same command goes on."
+)
 COMMANDS = READERS | {
     "backfill": Command(
         "measure the checkpoints of a finished training",
         backfill,
         backfill_options,
-        "The answer is a run file, as if the training had been watched; its path is printed at the end. Ctrl-C ends it "
-        "after the checkpoint at hand; the same command goes on.",
+        _ANSWER,
         "backfill runs/1 --data data-bin/de-en --score bleu --every-th 2",
     ),
     "watch": Command(
         "measure each checkpoint of a training that goes on, as it appears",
         watch,
         watch_options,
-        "The answer is a run file, as if the training had been watched; its path is printed at the end. Ctrl-C ends it "
-        "after the checkpoint at hand; the same command goes on.",
+        _ANSWER,
         "watch runs/1 --data data-bin/de-en --idle 3600",
     ),
 }

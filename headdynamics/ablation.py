@@ -20,7 +20,7 @@ from .best import Best, best_heads, held_out
 from .heads import Heads, heads_in
 from .names import unknown
 from .ranks import SharedOut, ranks_of
-from .scores import BatchScore, Score, Scores, check_score
+from .scores import BatchScore, Score, Scores, check_score, value_of
 from .sharing import scores_under, shared_scores
 from .significance import NO_TEST, RESAMPLES, paired_tests, scipy_stats
 from .stopping import Stopped, stopped
@@ -139,8 +139,8 @@ def ablation_of(
     base, *results = scores
     found = [one for one in results if isinstance(one, Scores)]
     if not isinstance(base, Scores) or len(found) < len(results):
-        values = np.array([_value(one) for one in results])
-        return _untested(what, _value(base), values, heads.block, greater_is_better)
+        values = np.array([value_of(one) for one in results])
+        return _untested(what, value_of(base), values, heads.block, greater_is_better)
     tests = paired_tests(base, found, test, resamples, seed)
     stopped_at_end = [Stopped(base, one, its) for one, its in zip(found, tests, strict=True)]
     return _told(what, stopped_at_end, heads, greater_is_better)
@@ -203,10 +203,6 @@ def _masks(heads: Heads, what: str) -> torch.Tensor:
         return 1 - itself
     block = torch.as_tensor(heads.block)
     return (block != block[:, None]).float() + itself
-
-
-def _value(result: Scores | float) -> float:
-    return result.value if isinstance(result, Scores) else float(result)
 
 
 def _part(scores: Scores, half: int) -> float:

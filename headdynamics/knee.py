@@ -34,7 +34,7 @@ from .heads import Heads, heads_in, unwrap
 from .keep import without_first
 from .points import cuttable
 from .ranks import each, some
-from .scores import BatchScore, Score, Scores, check_score
+from .scores import BatchScore, Score, Scores, check_score, value_of
 from .skewness import ends, pseudo_values
 from .surgery.lent import removed
 
@@ -133,14 +133,14 @@ class _Look:
 
 def _bisected(trial: _Trial, order: np.ndarray) -> Knee:
     unpruned = trial.looks[-1].unpruned
-    found = {0: _Verdict(True, _value(unpruned), 0.0, 1.0)}
+    found = {0: _Verdict(True, value_of(unpruned), 0.0, 1.0)}
     low, high = 0, len(order) + 1
     while high - low > 1:
         middle = (low + high) // 2
         found[middle] = trial.verdict(without_first(order, middle, len(trial.heads)))
         low, high = (middle, high) if found[middle].within else (low, middle)
     best, passes = found[low], sum(one.passes for one in found.values())
-    return Knee(low, len(order), best.score, _value(unpruned), best.bound, len(found), passes)
+    return Knee(low, len(order), best.score, value_of(unpruned), best.bound, len(found), passes)
 
 
 class _Trial:
@@ -169,7 +169,7 @@ class _Trial:
             within, bound = self._compared(found, look.unpruned, last=look is self.looks[-1])
             if within is not None:
                 break
-        return _Verdict(bool(within), _value(found), bound, look.share)
+        return _Verdict(bool(within), value_of(found), bound, look.share)
 
     def _more(self, look: _Look, stats: list[np.ndarray]) -> Scores | float:
         if not isinstance(self.score, BatchScore):
@@ -180,8 +180,8 @@ class _Trial:
     def _compared(self, found: Scores | float, unpruned: Scores | float, last: bool) -> tuple[bool | None, float]:
         """(within, beyond or not yet decided; the upper end of what is lost, at the whole risk)."""
         if not isinstance(found, Scores) or not isinstance(unpruned, Scores) or found.n < 2:
-            whole = _value(unpruned)
-            return self.sign * (whole - _value(found)) <= self.tolerance * abs(whole), float("nan")
+            whole = value_of(unpruned)
+            return self.sign * (whole - value_of(found)) <= self.tolerance * abs(whole), float("nan")
         before = pseudo_values(unpruned)
         lost = self.sign * (before - pseudo_values(found))
         excess = lost - self.tolerance * np.sign(unpruned.value) * before
@@ -213,7 +213,3 @@ def _looks(model: nn.Module, score: Score) -> Iterator[_Look]:
 def _scores(score: BatchScore, stats: list[np.ndarray]) -> Scores:
     """Of some batches, in the order in which they were measured."""
     return Scores(np.concatenate(stats).astype(np.float64), score.aggregate)
-
-
-def _value(found: Scores | float) -> float:
-    return found.value if isinstance(found, Scores) else float(found)

@@ -106,6 +106,10 @@ class Order:
     passes: Callable[[int, int], int] = lambda heads, number: 0  # over the examples of I(h), at most
 
 
+def _reestimations(heads: int, step: int) -> int:
+    return heads // (step or -(-heads // 10))
+
+
 ORDERS = {
     "importance": Order(_importance, "least I(h) first, each layer normalised (Michel et al. 2019)"),
     "importance-raw": Order(_raw, "least I(h) first, not normalised"),
@@ -114,18 +118,18 @@ ORDERS = {
     "harmful-first": Order(_harmful_first, "I(h), but first the heads whose removal should lower the loss"),
     "random": Order(_random, "a random order of seed NUMBER", "seed"),
     "reestimated": Order(
-        lambda s, n: searched.reestimated(s, n),
+        searched.reestimated,
         "I(h) anew after every NUMBER heads (default: a tenth)",
         "heads",
         0,
-        passes=lambda k, n: k // (n or -(-k // 10)),
+        passes=_reestimations,
     ),
     "reestimated-raw": Order(
         lambda s, n: searched.reestimated(s, n, normalize=False),
         "the same, not normalised",
         "heads",
         0,
-        passes=lambda k, n: k // (n or -(-k // 10)),
+        passes=_reestimations,
     ),
     "fisher": Order(
         lambda s, _: searched.fisher(s),

@@ -54,6 +54,11 @@ class Scores:
         return self.aggregate(counts @ self.stats)
 
 
+def value_of(result: Scores | float) -> float:
+    """The metric that a Score gave, with what it was made from or without."""
+    return result.value if isinstance(result, Scores) else float(result)
+
+
 class Score(Protocol):
     """A metric of a model: named, with a direction; a call measures. `Scores` carry uncertainty, a float none.
 

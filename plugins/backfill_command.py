@@ -93,7 +93,8 @@ def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
 
 
 def _fairseq(args: argparse.Namespace, output: Path, how: dict[str, Any] | None, stop: Stop) -> str:
-    from .fairseq_checkpoints import backfill, watched
+    from .fairseq_backfill import backfill
+    from .fairseq_checkpoints import watched
 
     given = _given(args, "examples", "score_examples", "score", "estimator", "orders", "ablate", "seed")
     given |= _given(args, "knee_tolerance", "knee_confidence")

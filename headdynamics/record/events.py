@@ -4,7 +4,6 @@
 |----------------------|---------------------------------------------------------------------------------|
 | headdynamics/run     | JSON text: the run file's attributes, axes and heads; written at each start     |
 | headdynamics/FIELD   | a field of the schema in one row (`importance/mean`: [H]); the step is the update |
-
 | headdynamics/notes   | JSON text: field -> its attributes (the test that p-values are of)              |
 
 All bear the plugin name `headdynamics`; a field that was not measured in a row has no event there.

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 from fairseq_tiny import needs_safe_reading
-from headdynamics.plugins.fairseq_checkpoints import build, read
+from headdynamics.plugins.fairseq_backfill import build
+from headdynamics.plugins.fairseq_checkpoints import read
 from run_content import content
 
 from headdynamics.__main__ import main

@@ -130,7 +130,7 @@ def test_a_file_that_is_written_over_between_reading_its_update_and_its_weights(
     assert found.update == 6
     last.write_bytes((save / "checkpoint_1_12.pt").read_bytes())
     with pytest.raises(ValueError, match="checkpoint_last.pt was written over meanwhile"):
-        fairseq_checkpoints._loader(found, None)(None)
+        fairseq_checkpoints.reread(found)
 
 
 @fairseq_tiny.needs_safe_reading
