@@ -36,7 +36,7 @@ matrix: setup
 	$(BIN)/python -m tests.matrix $(if $(CELLS),--cells '$(CELLS)') $(if $(TESTS),--tests '$(TESTS)') $(if $(FRESH),--fresh)
 
 ray-test: setup .ray/.ready
-	PYTHONPATH=.ray OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/plugins/test_ray.py
+	PYTHONPATH=$(CURDIR)/.ray OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/plugins/test_ray.py
 
 .ray/.ready:
 	$(BIN)/python -m pip install --quiet --target .ray ray==2.60.0
