@@ -18,7 +18,8 @@ SAMPLE = (
 COMMITTED = {row["family"]: row for row in table.read(transformers.__version__)}
 
 
-@pytest.mark.parametrize("family", [f for f in SAMPLE if f in COMMITTED])
+@pytest.mark.skipif(not COMMITTED, reason="this release of transformers has no table of coverage: make coverage")
+@pytest.mark.parametrize("family", [f for f in SAMPLE if f in COMMITTED or not COMMITTED])
 def test_the_table_says_what_is_so(family):
     if family == "diffllama" and not hasattr(torch.nn, "RMSNorm"):
         pytest.skip("transformers' DiffLlama needs torch.nn.RMSNorm, which came with torch 2.4")

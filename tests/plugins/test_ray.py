@@ -30,6 +30,7 @@ def cluster():
     ray = pytest.importorskip("ray", reason="Ray, 240 MB, is not installed: make ray-test")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("RAY_worker_niceness", "0")  # else, beside anything else, its workers take minutes to import torch
         patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)  # workers import `opened` from here
         context = ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
         yield context.address_info["gcs_address"]
