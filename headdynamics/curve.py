@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from .heads import Heads, heads_in
-from .keep import keep_mask
+from .keep import checked_order, keep_mask
 from .points import scores_without
 from .scores import Score, Scores, check_score
 
@@ -73,6 +73,18 @@ def pruning_curve(
 
     The heads are really taken out for a while, where that is proved to give what masking gives (see `surgery.lent`);
     else, and for a score without `probe`, they are masked. An encoder left whole runs once (see `points`).
+
+    Args:
+        model: in the mode to measure in (`eval`, mostly); it is as it was afterwards.
+        order: heads, first to go first, [k] of the model's H; others always stay.
+        score: a `Score`, or a function of the model that returns a float.
+        fractions: of the k heads, [P]; ceil(k x fraction) heads go. Default: tenths from 0 to 1.
+        heads: those of this model, where they were found before.
+
+    Raises:
+        ValueError: `order` does not list heads, each at most once; or a fraction does not lie between 0 and 1.
+        HeadsError: see `find_heads`.
+
     """
     return pruning_curves(model, {"": order}, score, fractions, heads=heads)[""]
 
@@ -87,11 +99,10 @@ def pruning_curves(
 ) -> dict[str, Curve]:
     """The curve of each order; a mask that several share (none pruned, all pruned) is scored once."""
     check_score(score)
-    for order in orders.values():
-        if isinstance(order, str):
-            raise ValueError(f"an order is an array of heads, such as hd.prune_order(importance), not {order!r}")
+    if not len(fractions):
+        raise ValueError("a curve needs fractions of the heads to prune, such as hd.TENTHS, not none at all")
     heads = heads_in(model, heads)
-    wanted = Pruned(orders, fractions, len(heads))
+    wanted = Pruned({name: checked_order(order, len(heads)) for name, order in orders.items()}, fractions, len(heads))
     return wanted.curves(scores_without(model, heads, score, wanted.masks))
 
 

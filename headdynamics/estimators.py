@@ -83,7 +83,8 @@ def importance(
     """Estimate I(h) over `batches` in the mode the model is in; parameters' `.grad` are not touched.
 
     `loss(model, batch) -> [B]`, one loss per example; default `losses.cross_entropy`. `positions(batch, kind)`
-    says which positions are tokens, for the `token` estimator; default: `attention_mask` and labels.
+    says which positions are tokens, for the `token` estimator; default: `attention_mask` and labels. `heads`: those of
+    this model, where they were found before.
 
     Raises:
         ValueError: unknown estimator, no example at all, or a loss without a gradient by any head.

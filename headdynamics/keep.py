@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import torch
+
+
+def checked_order(order: Any, heads: int) -> np.ndarray:
+    """An order of some of H heads as an array [k]; ValueError where it does not list heads, each at most once."""
+    listed = np.asarray(order)
+    listed = listed if listed.size else listed.astype(int)  # [] is of floats
+    if listed.ndim != 1 or listed.dtype.kind not in "iu":
+        raise ValueError(
+            f"an order lists heads 0 to {heads - 1} in one row of whole numbers, as hd.prune_order(importance) gives "
+            f"it, not {order!r:.40} (shape {listed.shape}, dtype {listed.dtype})"
+        )
+    wrong = [head for head, times in Counter(listed.tolist()).items() if times > 1 or not 0 <= head < heads]
+    if wrong:
+        raise ValueError(f"an order lists heads 0 to {heads - 1}, each at most once; here is {wrong[0]}")
+    return listed
 
 
 def pruned_count(heads: int, fraction: float) -> int:

@@ -31,7 +31,7 @@ import torch
 from torch import nn
 
 from .heads import Heads, heads_in, unwrap
-from .keep import without_first
+from .keep import checked_order, without_first
 from .points import cuttable
 from .ranks import each, some
 from .scores import BatchScore, Score, Scores, check_score, value_of
@@ -83,7 +83,8 @@ def find_knee(
     is, without confidence. A harm to fewer than about 3 / n of the examples may be in none of n.
 
     Raises:
-        ValueError: `tolerance` is no number from 0 on, or `confidence` does not lie between 0.5 and 1.
+        ValueError: `tolerance` is no number from 0 on, `confidence` does not lie between 0.5 and 1, or `order` does not
+            list heads, each at most once.
 
     """
     return find_knees(model, {"": order}, score, tolerance, confidence, heads=heads)[""]
@@ -102,8 +103,9 @@ def find_knees(
     check_knee(tolerance, confidence)
     check_score(score)
     heads = heads_in(model, heads)
+    checked = {name: checked_order(order, len(heads)) for name, order in orders.items()}
     trial = _Trial(unwrap(model), heads, score, tolerance, 1 - confidence)
-    return {name: _bisected(trial, np.asarray(order)) for name, order in orders.items()}
+    return {name: _bisected(trial, order) for name, order in checked.items()}
 
 
 def check_knee(tolerance: float, confidence: float) -> None:

@@ -53,11 +53,14 @@ class Observer:
         score: a `Score`, or a plain function of the model that returns a float; default: the mean loss.
         loss: `loss(model, batch) -> [B]`; default: cross-entropy from logits and labels.
         recorders: further destinations.
+        positions: which positions of a batch are tokens, for the `token` estimator; see `importance`.
+        heads: those of this model, where they were found before.
         still_too: modules beside the model that a snapshot might change (a criterion).
         ranks: the processes that measure together, each a share of the batches; all call the same methods at the same
             points of training. Rank 0 alone records. Default: this one alone.
         online: what measures training's own steps; its windows come here by `window`. See `plugins.torch_loop`.
         settings: what else makes these numbers what they are; part of the signature.
+        framework: what the run file says that trained: fairseq, transformers or torch.
         update: where training stands; a resumed run drops the rows beyond. None: rows come in any order, and none is
             dropped (backfill).
         strict: raise when a snapshot or a recorder fails, instead of logging it and going on.
@@ -142,8 +145,12 @@ class Observer:
         """Measure the model as it stands and record it; training does not notice.
 
         `update` (optimizer steps done) is the row's key and `epoch` counts epochs done; one of them is enough.
-        A failure is logged and recorded as the snapshot's status, unless `strict`. `load` puts the weights to measure
-        into the model first (backfill), and they stay there.
+        A failure is logged and recorded as the snapshot's status, unless `strict`. `checkpoint`: the file that holds
+        these weights. `load` puts the weights to measure into the model first (backfill), and they stay there.
+
+        Raises:
+            ValueError: neither `update` nor `epoch` is given; with `strict` whatever failed is raised, too.
+
         """
         if update is None and epoch is None:
             raise ValueError("say where training stands: snapshot(update=...) or snapshot(epoch=...)")

@@ -248,6 +248,8 @@ def compare_orders(
     """The curve of each order, made from `batches` and scored by `score`, best on other examples.
 
     `curve.area` and `curve.area_difference(other)` then tell which order wins, and by how much more than noise.
+    `names`: of `ORDERS`; `fractions` and `heads`: see `pruning_curve`; `loss`, `estimator` and `positions`: what I(h)
+    is estimated by, see `importance`; the orders that search go by `loss`, too. The model is as it was afterwards.
 
     Raises:
         ValueError: see `make_order`.

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ..heads import Heads, heads_in, unwrap
-from ..keep import pruned_count
+from ..keep import checked_order, pruned_count
 from .config import write_config
 from .cut import Edits
 from .layouts import SurgeryError, read_layout
@@ -75,7 +75,7 @@ def remove_heads(
 
 def grouped_keep(heads: Heads, order: np.ndarray, fraction: float) -> torch.Tensor:
     """Bool mask [H] of the heads that stay, whole key/value groups at a time; see `prune`."""
-    order = _checked(order, len(heads))
+    order = checked_order(order, len(heads))
     keep, missing = torch.ones(len(heads), dtype=torch.bool), pruned_count(len(order), fraction)
     place = np.full(len(heads), -1)
     place[order] = np.arange(len(order))
@@ -99,16 +99,3 @@ def grouped_keep(heads: Heads, order: np.ndarray, fraction: float) -> torch.Tens
             keep[list(members)] = False
             missing -= len(members)
     return keep
-
-
-def _checked(order: Any, heads: int) -> np.ndarray:
-    listed = np.asarray(order)
-    listed = listed if listed.size else listed.astype(int)  # [] is of floats
-    if listed.ndim != 1 or listed.dtype.kind not in "iu":
-        raise ValueError(
-            f"an order lists heads 0 to {heads - 1} in one row of whole numbers, as prune_order gives it; this one has "
-            f"shape {listed.shape} and dtype {listed.dtype}"
-        )
-    if len(set(listed.tolist())) != len(listed) or not set(listed.tolist()) <= set(range(heads)):
-        raise ValueError(f"an order lists heads 0 to {heads - 1}, each at most once")
-    return listed

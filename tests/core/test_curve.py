@@ -31,6 +31,31 @@ def test_keep_mask():
     assert keep_mask(np.array([3, 1, 0, 2]), 1).tolist() == [0, 0, 0, 0]
 
 
+@pytest.mark.parametrize("measured", [hd.pruning_curve, hd.find_knee])
+@pytest.mark.parametrize(
+    ("order", "sentence"),
+    [
+        ("importance", r"as hd.prune_order\(importance\) gives it, not 'importance'"),
+        ([0.0, 1.0], "in one row of whole numbers"),
+        ([[0, 1], [2, 3]], "in one row of whole numbers"),
+        ([0, 8], "lists heads 0 to 7, each at most once; here is 8"),
+        ([0, -1], "each at most once; here is -1"),
+        ([1, 0, 0], "each at most once; here is 0"),
+    ],
+)
+def test_an_order_that_is_none_is_told_before_any_score(measured, order, sentence):
+    """A head named twice would count as two of those that went, and -1 would be the last head."""
+    scored = []
+    with pytest.raises(ValueError, match=sentence):
+        measured(CASES["bert"].build(), order, scored.append)
+    assert not scored
+
+
+def test_no_fractions():
+    with pytest.raises(ValueError, match="such as hd.TENTHS, not none at all"):
+        hd.pruning_curve(None, [0], len, ())
+
+
 def test_random_order():
     assert sorted(random_order(9, 1)) == list(range(9))
     assert random_order(9, 1).tolist() == random_order(9, 1).tolist() != random_order(9, 2).tolist()

@@ -54,7 +54,6 @@ def test_the_callback_and_the_observer_say_which_option_was_meant(options, error
         (lambda: hd.find_knee(None, [0], hd.perplexity), "such as hd.accuracy(batches), or a function of the model"),
         (lambda: hd.Observer(None, batches=[], score="bleu"), "not 'bleu'"),
         (lambda: hd.pruning_curve(None, [0], hd.accuracy), "not 'accuracy'"),
-        (lambda: hd.pruning_curve(None, "importance", len), "such as hd.prune_order(importance), not 'importance'"),
         (lambda: hd.Observer(None, batches=[], orders="signed,fisher"), "a list: write ['signed', 'fisher']"),
     ],
 )
