@@ -25,9 +25,9 @@ import torch
 from torch import nn
 
 from .heads import Heads, heads_in, unwrap
-from .losses import Loss, cross_entropy
+from .losses import Loss, check_losses, cross_entropy
 from .names import unknown
-from .nested import as_drawn
+from .nested import as_drawn, check_batches
 from .ranks import each
 from .schema import BLOCKS
 from .stillness import frozen
@@ -87,12 +87,13 @@ def importance(
     this model, where they were found before.
 
     Raises:
-        ValueError: unknown estimator, no example at all, or a loss without a gradient by any head.
+        ValueError: unknown estimator, no example at all, a loss without a gradient by any head, or not [B].
         HeadsError: see `find_heads`.
 
     """
     if estimator not in ESTIMATORS:
         raise ValueError(unknown("estimator", estimator, ESTIMATORS))
+    check_batches(batches, again=False)
     heads = heads_in(model, heads)
     found = sensitivity(model, heads, batches, loss or cross_entropy, positions or token_positions)
     mean, stderr = ESTIMATORS[estimator](found)
@@ -124,7 +125,7 @@ def _one_batch(
     model: nn.Module, heads: Heads, batch: Any, loss: Loss, positions: Positions
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     with torch.enable_grad(), frozen(model), tapped(heads) as tape:
-        losses = loss(model, batch)
+        losses = check_losses(loss(model, batch))
         if not losses.requires_grad:
             raise ValueError("no head has a path to the loss, or it is computed without gradients (no_grad, detach)")
         gradients = torch.autograd.grad(losses.sum(), [gate for _, gate in tape], allow_unused=True)

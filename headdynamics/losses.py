@@ -30,6 +30,16 @@ class NoLabelsError(ValueError):
     """A batch has nothing to compute a loss from."""
 
 
+def check_losses(losses: torch.Tensor) -> torch.Tensor:
+    """The losses of a batch, after making sure that they are one an example, [B]; else ValueError."""
+    if losses.dim() != 1:
+        raise ValueError(
+            f"a loss gives one number an example, [B], and this one gave shape {list(losses.shape)}: torch's give "
+            "it with reduction='none', and those of tokens are averaged over each example's own"
+        )
+    return losses
+
+
 def cross_entropy(model: nn.Module, batch: Mapping[str, Any]) -> torch.Tensor:
     """Cross-entropy from logits and labels, [B], in nats; the mean over each example's own target tokens.
 

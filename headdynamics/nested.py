@@ -17,7 +17,7 @@ estimate the same numbers as those of all, and example i stays example i: blocks
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -26,6 +26,17 @@ from .signature import fingerprint
 
 SHARES = (1, 2, 4, 6, 8, 12, 16, 24, 32)  # of all examples in the first 1, 2, ... parts, in 32nds
 WHOLE = SHARES[-1]
+
+
+def check_batches(batches: Any, again: bool = True) -> None:
+    """ValueError where they are one batch; or, to go through them `again`, what gives them once only."""
+    if isinstance(batches, Mapping):
+        raise ValueError(f"these batches are one batch, of {', '.join(map(str, batches))}: put it in a list, [batch]")
+    if again and isinstance(batches, Iterator):
+        raise ValueError(
+            f"these batches are a {type(batches).__name__}, which gives them once, and they are gone through many "
+            "times: give a list, list(batches), or a loader"
+        )
 
 
 @runtime_checkable

@@ -27,7 +27,7 @@ from .heads import Heads, find_heads, unwrap
 from .knee import Knee, find_knees
 from .losses import Loss, cross_entropy
 from .names import made
-from .nested import Parts, in_parts
+from .nested import Parts, check_batches, in_parts
 from .online import Online, Window
 from .orders import check_orders, make_order
 from .plan import Plan
@@ -149,12 +149,15 @@ class Observer:
         these weights. `load` puts the weights to measure into the model first (backfill), and they stay there.
 
         Raises:
-            ValueError: neither `update` nor `epoch` is given; with `strict` whatever failed is raised, too.
+            ValueError: neither `update` nor `epoch` is given, or `update` is no count. With `strict` whatever failed is
+                raised, too.
 
         """
         if update is None and epoch is None:
             raise ValueError("say where training stands: snapshot(update=...) or snapshot(epoch=...)")
-        update = int(epoch or 0) if update is None else update
+        update = int(epoch or 0) if update is None else int(update)
+        if update < 0:
+            raise ValueError(f"an update counts optimizer steps done, from 0 on, not {update}")
         epoch = float("nan") if epoch is None else float(epoch)
         visit = self.budget.visit() if self.budget else contextlib.nullcontext()
         with visit as paid, np.errstate(invalid="ignore", over="ignore"):  # the row's status tells of NaN
@@ -232,6 +235,7 @@ OPTIONS = ("batches", *(Observer.__init__.__kwdefaults__ or ()))
 
 def _ready(batches: Any, plan: Plan, ranks: Ranks) -> Any:
     """In parts, for a budget. Of several ranks each has to see the same batches each time: a loader may shuffle."""
+    check_batches(batches)
     if ranks.size > 1 and not isinstance(batches, Sequence) and not hasattr(batches, "fingerprint"):
         batches = list(batches)
     return batches if plan.budget is None else in_parts(batches)

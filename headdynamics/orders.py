@@ -37,9 +37,11 @@ def prune_order(
     With `heads` and a `kind`, only the heads of that kind (section 5): an order of fewer than H heads.
 
     Raises:
-        ValueError: a kind without heads, or that the model lacks.
+        ValueError: no Importance; a kind without heads, or one that the model lacks.
 
     """
+    if not isinstance(importance, Importance):
+        raise ValueError("prune_order takes what hd.importance gives; plain numbers are ordered by np.argsort(numbers)")
     values = importance_values(importance, normalize)
     if kind is None:
         return np.argsort(values, kind="stable")

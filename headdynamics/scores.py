@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from .losses import IGNORED, cross_entropy, find_labels, forward, predicts_next
-from .nested import as_drawn
+from .losses import IGNORED, check_losses, cross_entropy, find_labels, forward, predicts_next
+from .nested import as_drawn, check_batches
 from .ranks import each
 
 Aggregate = Callable[[np.ndarray], np.ndarray]  # sums [..., k] -> metric [...]
@@ -75,13 +75,21 @@ class Score(Protocol):
 
 @dataclass(frozen=True)
 class BatchScore:
-    """A Score made from batches and a function (model, batch) -> stats [B, k]."""
+    """A Score made from batches and a function (model, batch) -> stats [B, k].
+
+    Raises:
+        ValueError: the batches are one batch, or an iterator, which gives them once only.
+
+    """
 
     name: str
     greater_is_better: bool
     batches: Iterable[Any]
     measure: Callable[[nn.Module, Any], np.ndarray]
     aggregate: Aggregate
+
+    def __post_init__(self) -> None:
+        check_batches(self.batches)
 
     def __call__(self, model: nn.Module) -> Scores:
         """Measure every batch without gradients."""
@@ -114,7 +122,7 @@ def mean_loss(batches: Iterable[Any], loss: Callable[[nn.Module, Any], torch.Ten
     """Mean over examples of `loss(model, batch) -> [B]`."""
 
     def measure(model: nn.Module, batch: Any) -> np.ndarray:
-        losses = loss(model, batch).double().cpu().numpy()
+        losses = check_losses(loss(model, batch)).double().cpu().numpy()
         return np.stack([losses, np.ones_like(losses)], 1)
 
     return BatchScore("loss", False, batches, measure, ratio)

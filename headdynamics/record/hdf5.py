@@ -220,6 +220,8 @@ def lock(path: Path) -> Any:
 def _why_not_ours(path: Path, run: Run) -> str | None:
     if not path.exists():
         return None
+    if path.is_dir():
+        raise RunFileError(f"{path} is a folder: name the run file in it, such as {path / 'run.h5'}")
     if not os.access(path, os.W_OK) or not path.stat().st_mode & 0o222:  # root may write to what is protected
         return "it is read-only"
     try:
