@@ -47,7 +47,7 @@ def test_an_update_that_is_no_count_is_never_written(update, tmp_path):
         observer.snapshot(update=update)
     observer.snapshot(update=torch.tensor(3))
     observer.close()
-    assert hd.load_run(observer.path).snapshots["update"].tolist() == [3]
+    assert hd.load_run(observer.path).snapshots["update"].values.tolist() == [3]
 
 
 def test_a_folder_in_place_of_the_run_file(tmp_path):
