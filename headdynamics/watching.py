@@ -132,6 +132,8 @@ class Arrivals(Generic[T]):
             except ValueError as error:
                 self._say(path, error)
                 continue
+            if _state(path) != now[path]:  # what was read may be later than places that this look did not see yet
+                continue
             if one.update in self._updates:
                 self._taken[path] = now[path]
             else:

@@ -53,6 +53,21 @@ def writer(path):
     return write
 
 
+def test_what_is_written_over_while_it_is_read_waits_for_those_before_it(tmp_path):
+    """`cbest` was still, and of update 6; as it is read the training writes c18 and c24, and c24 over `cbest`."""
+    write = {name: writer(tmp_path / name) for name in ("cbest", "c18", "c24")}
+    write["cbest"]("6")()
+
+    def overtaken(path):
+        if not (tmp_path / "c18").exists():
+            for name, update in {"c18": "18", "c24": "24", "cbest": "24"}.items():
+                write[name](update)()
+        return read(path)
+
+    arrivals = Arrivals(lambda: sorted(tmp_path.glob("c*")), overtaken, until_update=24, stop=Between(*[nothing] * 4))
+    assert [c.update for c in arrivals] == [18, 24]
+
+
 def test_a_checkpoint_is_given_when_it_has_been_still_for_one_look(tmp_path):
     """Its first half says another update; the folder is not there at first."""
     write = writer(tmp_path / "run" / "c1")

@@ -10,8 +10,8 @@ ENCODER = """--arch roberta_base --encoder-layers 2 --encoder-embed-dim 16 --enc
  --encoder-attention-heads 4 --max-positions 64 --batch-size 5""".split()
 TASKS = {
     "language_modeling": """--task language_modeling --arch transformer_lm --decoder-layers 2 --decoder-embed-dim 16
-     --decoder-ffn-embed-dim 32 --decoder-attention-heads 4 --sample-break-mode complete --tokens-per-sample 12
-     --criterion cross_entropy --share-decoder-input-output-embed --batch-size 5""".split(),
+     --decoder-ffn-embed-dim 32 --decoder-attention-heads 4 --activation-fn gelu --sample-break-mode complete
+     --tokens-per-sample 12 --criterion cross_entropy --share-decoder-input-output-embed --batch-size 5""".split(),
     "masked_lm": [*ENCODER, *"""--task masked_lm --criterion masked_lm --sample-break-mode complete
      --tokens-per-sample 12 --mask-prob 0.4""".split()],
     "sentence_prediction": [*ENCODER, *"""--task sentence_prediction --criterion sentence_prediction --num-classes 3
