@@ -1,10 +1,13 @@
 """Sharing between masks: to the bit what one masked pass per mask gives, and how much of it is not computed."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 import transformers
 import transformers as hf
+from compiler import needs_dynamo
 from models import CASES
 from torch import nn
 from twisted import Layer, agree, by_passes, counted, measured, net, singles
@@ -235,15 +238,23 @@ def test_a_forward_that_somebody_replaced_stays_and_is_used():
     assert first.forward is replaced and runs[id(first.attention.q_proj)] == 2 * (1 + 13)
 
 
-def test_wrapped_models_and_scores_that_are_no_batches():
+@pytest.mark.parametrize(
+    "wrap", [nn.DataParallel, pytest.param(partial(torch.compile, backend="eager"), marks=needs_dynamo)]
+)
+def test_wrapped_models(wrap):
     case = CASES["bert"]
     model = case.build()
     wanted = hd.ablate(model, hd.mean_loss([case.batch]))
-    for wrapped in (nn.DataParallel(model), torch.compile(model, backend="eager")):
-        with counted() as runs:
-            found = hd.ablate(wrapped, hd.mean_loss([case.batch]))
-        assert runs[id(model.bert.encoder.layer[0].attention.self.query)] == 1
-        assert found.score.tobytes() == wanted.score.tobytes() and found.pvalue.tobytes() == wanted.pvalue.tobytes()
+    with counted() as runs:
+        found = hd.ablate(wrap(model), hd.mean_loss([case.batch]))
+    assert runs[id(model.bert.encoder.layer[0].attention.self.query)] == 1
+    assert found.score.tobytes() == wanted.score.tobytes() and found.pvalue.tobytes() == wanted.pvalue.tobytes()
+
+
+def test_scores_that_are_no_batches():
+    case = CASES["bert"]
+    model = case.build()
+    wanted = hd.ablate(model, hd.mean_loss([case.batch]))
     plain = hd.ablate(model, lambda model: float(hd.mean_loss([case.batch])(model).value))
     assert plain.score.tobytes() == wanted.score.tobytes() and plain.base == wanted.base
 

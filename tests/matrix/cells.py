@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-NUMPY_1 = ("numpy<2",)  # torch before 2.3 is built against numpy 1
+NUMPY_1 = ("numpy<2", "pyarrow<26")  # torch before 2.3 is built against numpy 1; pyarrow 26 needs 2 and does not say so
 
 
 @dataclass(frozen=True)
