@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -220,9 +221,10 @@ def lock(path: Path) -> Any:
 def _why_not_ours(path: Path, run: Run) -> str | None:
     if not path.exists():
         return None
-    if path.is_dir():
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
         raise RunFileError(f"{path} is a folder: name the run file in it, such as {path / 'run.h5'}")
-    if not os.access(path, os.W_OK) or not path.stat().st_mode & 0o222:  # root may write to what is protected
+    if not os.access(path, os.W_OK) or not mode & 0o222:  # root may write to what is protected
         return "it is read-only"
     try:
         with open(path, "rb") as raw, h5py_module().File(io.BytesIO(whole(raw.fileno())), "r") as file:
