@@ -5,7 +5,6 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-import transformers
 import transformers as hf
 from compiler import needs_dynamo
 from models import CASES
@@ -70,7 +69,7 @@ def test_what_is_remembered():
         names = {name for name, module in model.named_modules() if module in memory.calls}
     layers = [f"bert.encoder.layer.{i}{part}" for i in range(2) for part in ("", ".attention", ".attention.self")]
     first = "bert.encoder.layer.0.attention.output"  # called before the gate that is in it
-    stack = set() if transformers.__version__.startswith("4.") else {"bert.encoder"}  # there its layers are, it is not
+    stack = set() if hf.__version__.startswith("4.") else {"bert.encoder"}  # there its layers are, it is not
     assert names == {"bert", "bert.embeddings", first, *stack, *layers} and set(runs.values()) == {1}
 
 
