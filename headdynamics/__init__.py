@@ -20,7 +20,7 @@ _HOME = {
     "Importance": "estimators",
     "prune_order": "orders",
     "make_order": "orders",
-    "compare_orders": "orders",
+    "compare_orders": "comparing",
     "ORDERS": "orders",
     "Situation": "situation",
     "pruning_curve": "curve",

@@ -13,17 +13,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from . import searched_orders as searched
-from .curve import TENTHS, Curve, pruning_curves
-from .estimators import Importance, Positions, token_positions
-from .estimators import importance as estimate
-from .heads import Heads, heads_in
-from .losses import Loss, cross_entropy
+from .estimators import Importance
+from .heads import Heads
 from .names import unknown
 from .schema import KINDS
-from .scores import Score
 from .situation import Situation, importance_values
 
 DEFAULT_ORDERS = ("importance", "random-1", "random-2", "random-3")
@@ -233,33 +228,3 @@ def reference_of(name: str, names: Iterable[str]) -> str | None:
     """The order that `name` is compared with: `importance` over the same heads, if it is among `names`."""
     reference = "".join(["importance", *name.partition(":")[1:]])
     return reference if reference in names else None
-
-
-def compare_orders(
-    model: nn.Module,
-    names: Sequence[str],
-    batches: Iterable[Any],
-    score: Score,
-    fractions: Sequence[float] = TENTHS,
-    *,
-    loss: Loss = cross_entropy,
-    estimator: str = "example",
-    positions: Positions = token_positions,
-    heads: Heads | None = None,
-) -> dict[str, Curve]:
-    """The curve of each order, made from `batches` and scored by `score`, best on other examples.
-
-    `curve.area` and `curve.area_difference(other)` then tell which order wins, and by how much more than noise.
-    `names`: of `ORDERS`; `fractions` and `heads`: see `pruning_curve`; `loss`, `estimator` and `positions`: what I(h)
-    is estimated by, see `importance`; the orders that search go by `loss`, too. The model is as it was afterwards.
-
-    Raises:
-        ValueError: see `make_order`.
-
-    """
-    heads = heads_in(model, heads)
-    check_orders(names, heads)
-    found = estimate(model, batches, loss, estimator, heads=heads, positions=positions)
-    situation = Situation(model, heads, batches, found, np.arange(len(heads)), loss, positions)
-    orders = {name: make_order(name, situation) for name in names}
-    return pruning_curves(model, orders, score, fractions, heads=heads)
