@@ -8,6 +8,7 @@
 # make docs    the documentation, into site/ (open site/index.html)
 # make lock    requirements-dev.txt and -docs.txt anew from the .in files; make audit   what is known against those packages
 # make faults  kills, failing disks and damaged files, as many as docs/faults.md tells of: an hour; goes on where it stopped
+#               (FRESH=1: all anew)
 # Every target sets up .venv by itself, once; python3 must be 3.11 or 3.12 (PYTHON=python3.12 make test).
 
 PYTHON ?= python3
@@ -43,7 +44,7 @@ ray-test: setup .ray/.ready
 	touch $@
 
 faults: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults $(KINDS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults $(KINDS) $(if $(FRESH),--fresh)
 
 docs: setup .venv/.docs
 	$(BIN)/mkdocs build --strict --quiet

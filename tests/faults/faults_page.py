@@ -22,11 +22,12 @@ KILLS = """
 ## Kills
 
 Real trainings of tiny models, every update measured and every fourth saved: half of the kills at any instant from
-the start of the process on, half at a call of the process itself, before or after it. A training is killed up to
-eight times and restarted each time. Lost is a kill after which the run file does not open, lacks a row that the
-trainer's log or its reporters said was recorded, or has a row that is not, bit for bit, the one of the training
-that was never killed; or a restart that fails, or ends with a gap, a double, another number or a file left over.
-The processes are forked from one that has imported the trainer's libraries, but not headdynamics.
+the start of the process on, half at a call of the process itself, before or after it (of those in a training that
+resumes, half where it does). A training is killed up to eight times and restarted each time. Lost is a kill after
+which the run file does not open, lacks a row that the trainer's log or its reporters said was recorded, or has a row
+that is not, bit for bit, the one of the training that was never killed; or a restart that fails, or ends with a gap,
+a double, another number or a file left over. The processes are forked from one that has imported the trainer's
+libraries, but not headdynamics.
 
 Bit for bit holds where the trainer itself resumes so. fairseq does not where it resumes within a second epoch: without
 us, too, its losses differ from those of the training that never stopped. So the training that is killed has one epoch

@@ -67,7 +67,8 @@ class Kills:
         rng, folder, found, most = random.Random(seed), self._fresh("killed"), Counter(), min(most, A_CHAIN)
         for attempt in range(4 * most):
             found["checkpoints that the trainer itself tore"] += self.trainer.repair(folder)
-            point = drawn(rng, self.length) if found["tried"] < most and attempt < 3 * most else None
+            resumes = any(folder.glob(self.trainer.resumes_from))
+            point = drawn(rng, self.length, resumes) if found["tried"] < most and attempt < 3 * most else None
             code = self.nursery.train(self.trainer.words(folder), self.log, point)
             try:
                 self._check(folder, ended=code == 0)

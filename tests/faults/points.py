@@ -9,7 +9,7 @@ import signal
 from typing import NamedTuple
 
 #: what happens there -> (module, function, up to which call: a resumed training makes so many)
-FUNCTIONS = {
+ALWAYS = {
     "a snapshot measures": ("torch.autograd", "grad", 20),
     "a file is copied": ("shutil", "copyfile", 8),
     "bytes are written": ("os", "pwrite", 30),
@@ -17,8 +17,12 @@ FUNCTIONS = {
     "a file is synced": ("os", "fsync", 6),
     "a file is renamed": ("os", "replace", 6),
     "the trainer saves": ("torch", "save", 3),
-    "the trainer resumes": ("torch", "load", 1),
 }
+RESUMING = {  # of a training that finds a checkpoint
+    "the trainer resumes": ("torch", "load", 1),
+    "the run file is read": ("os", "pread", 8),
+}
+FUNCTIONS = ALWAYS | RESUMING
 ANY = "any instant"
 
 
@@ -31,11 +35,14 @@ class Point(NamedTuple):
     seconds: float = 0.0
 
 
-def drawn(rng: random.Random, length: float) -> Point:
-    """A point by chance, of a process that would take `length` seconds: half of them at any instant."""
+def drawn(rng: random.Random, length: float, resumes: bool) -> Point:
+    """A point by chance, of a process that would take `length` seconds: half of them at any instant.
+
+    Of one that `resumes` half of the others are where it does.
+    """
     if rng.random() < 0.5:
         return Point(ANY, seconds=rng.uniform(0, length))
-    what = rng.choice(list(FUNCTIONS))
+    what = rng.choice(list(RESUMING if resumes and rng.random() < 0.5 else ALWAYS))
     return Point(what, rng.randint(1, FUNCTIONS[what][2]), rng.random() < 0.5)
 
 

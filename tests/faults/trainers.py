@@ -27,7 +27,7 @@ class Fairseq:
     batch that is no multiple of 8 sentences, the release 0.12.2 does not: every number is a multiple of 1.
     """
 
-    name, rows = "fairseq", 13
+    name, rows, resumes_from = "fairseq", 13, "checkpoint_last.pt"
     recorded = re.compile(r"\| headdynamics \| epoch [\d.]+ \| update (\d+)")
 
     def __init__(self, place: Path) -> None:
@@ -66,7 +66,7 @@ class HuggingFace:
     Resumed at the end of an epoch, here of 5 updates, it does not go on bit by bit.
     """
 
-    name, rows = "hf", 20
+    name, rows, resumes_from = "hf", 20, "checkpoint-*"
     recorded = re.compile(r"^recorded (\d+)$", re.MULTILINE)
 
     def __init__(self, place: Path) -> None:
