@@ -9,7 +9,7 @@ import argparse
 import functools
 import types
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -45,6 +45,16 @@ class Case:
         """W_O as [in, ...], so that a head's part is rows 4 n to 4 n + 4."""
         weight = model.get_submodule(path).weight
         return weight if self.name == "gpt2" else weight.t()
+
+    def in_float64(self) -> Case:
+        """The same model and batch in float64."""
+        real = {key: v.double() if key == "pixel_values" else v for key, v in self.batch.items()}
+        return replace(self, build=lambda: self.build().double(), batch=real)
+
+    @property
+    def tolerance(self) -> float:
+        """What its float32 parts leave of float64, relative."""
+        return 1e-9 if self.double else 1e-6
 
     def __repr__(self) -> str:
         return self.name

@@ -22,11 +22,8 @@ ALL = pytest.mark.parametrize("case", CASES.values(), ids=str)
 
 def double(case):
     """The model and its batch in float64, and the relative tolerance that its float32 parts leave."""
-    model = case.build().double()
-    batch = dict(case.batch)
-    if "pixel_values" in batch:
-        batch["pixel_values"] = batch["pixel_values"].double()
-    return model, batch, 1e-9 if case.double else 1e-6
+    exact = case.in_float64()
+    return exact.build(), exact.batch, exact.tolerance
 
 
 def gated_loss(case, model, batch, gates):

@@ -147,8 +147,11 @@ def matched(full, narrow, value):
 @pytest.mark.parametrize("which", ["random", "first layers empty"])
 @ALL
 def test_training_on(case, which):
-    """The masked model's gradients at the weights that stay, and its logits after three steps."""
-    keep = mask(case, which)
+    """The masked model's gradients at the weights that stay, and its logits after three steps.
+
+    In float64: where a layer has no heads left, norms of little make much of float32's rounding.
+    """
+    case, keep = case.in_float64(), mask(case, which)
     whole, cut = masked_and_cut(case, keep)
     before = {name: p.detach().clone() for name, p in whole.named_parameters()}
     small = dict(cut.named_parameters())
@@ -166,12 +169,12 @@ def test_training_on(case, which):
             if parameter.grad is not None and small[name].numel():
                 mine = torch.zeros_like(small[name]) if small[name].grad is None else small[name].grad
                 theirs = matched(before[name], small[name], parameter.grad)
-                torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-4)
+                torch.testing.assert_close(mine, theirs, atol=case.tolerance, rtol=case.tolerance)
         for optimizer in optimizers:
             optimizer.step()
     with hd.masked(heads, keep):
         gated = logits(case, whole)
-    torch.testing.assert_close(logits(case, cut), gated, atol=1e-4, rtol=0)
+    torch.testing.assert_close(logits(case, cut), gated, atol=case.tolerance, rtol=0)
 
 
 #: weights of one head at width 16 and head size 4: rows of q, k and v (with biases or not) and columns of W_O
