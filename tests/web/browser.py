@@ -21,7 +21,7 @@ QUIET = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update", "--window-size=1500,1900",
 )  # fmt: skip
-LOCAL = {"data", "blob", "file", "chrome", "about", "devtools"}
+LOCAL = {"data", "blob", "file", "chrome", "chrome-untrusted", "about", "devtools"}
 THEIRS = "Multiple instances of Three.js", "fallback to software WebGL"  # TensorBoard's own page says so
 
 
