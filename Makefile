@@ -7,7 +7,7 @@
 # make ray-test  the tests that need Ray, which takes 240 MB (into .ray)
 # make docs    the documentation, into site/ (open site/index.html)
 # make lock    requirements-dev.txt and -docs.txt anew from the .in files; make audit   what is known against those packages
-# make faults  kills, failing disks and damaged files, as many as docs/faults.md tells of: an hour; goes on where it stopped
+# make faults  kills, failing disks and damaged files, as many as docs/faults.md tells of: half an hour; goes on where stopped
 #               (FRESH=1: all anew)
 # Every target sets up .venv by itself, once; python3 must be 3.11 or 3.12 (PYTHON=python3.12 make test).
 
