@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pytest
 import torch
 import transformers as hf
 from torch import nn
@@ -47,7 +48,9 @@ class Case:
         return weight if self.name == "gpt2" else weight.t()
 
     def in_float64(self) -> Case:
-        """The same model and batch in float64."""
+        """The same model and batch in float64; skips where the library cannot."""
+        if OLD and self.name == "bert-decoder":
+            pytest.skip("transformers 4 cannot run this model in float64 at all: its causal mask overflows")
         real = {key: v.double() if key == "pixel_values" else v for key, v in self.batch.items()}
         return replace(self, build=lambda: self.build().double(), batch=real)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers as hf
 from headdynamics.plugins.sacrebleu_scores import corpus_metric
-from models import CASES, FAIRSEQ_BATCH, IDS, IMAGES, OLD, SIZES, TEXT, TOKENS, hf_logits
+from models import CASES, FAIRSEQ_BATCH, IDS, IMAGES, SIZES, TEXT, TOKENS, hf_logits
 from more_models import MORE, bloom, gpt_neox, olmo2
 from torch import nn
 
@@ -95,11 +95,9 @@ def test_curves_are_those_of_masks(case):
 
 @pytest.mark.parametrize("case", [c for c in FAMILIES.values() if c.double], ids=str)
 def test_in_float64(case):
-    if OLD and case.name == "bert-decoder":
-        pytest.skip("transformers 4 cannot run this model in float64 at all: its causal mask overflows")
-    model = case.build().double()
-    batch = {k: v.double() if k == "pixel_values" else v for k, v in case.batch.items()}
-    order, score = random_order(4 * len(case.outputs), 4), score_of(case, batch)
+    case = case.in_float64()
+    model = case.build()
+    order, score = random_order(4 * len(case.outputs), 4), score_of(case, case.batch)
     curve = hd.pruning_curve(model, order, score)
     assert np.abs(curve.score - values(by_masks(model, order, score))).max() < 1e-10
     assert any(cuttable(model, hd.find_heads(model), score))

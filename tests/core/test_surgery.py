@@ -5,8 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-import transformers
-from models import CASES
+from models import CASES, OLD
 from more_models import MORE
 
 import headdynamics as hd
@@ -15,7 +14,6 @@ from headdynamics.keep import keep_mask
 
 pytestmark = pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask")
 FAMILIES = {**CASES, **MORE}
-OLD = transformers.__version__.startswith("4.")
 GROUPED = ("llama", "mistral", "qwen2", "qwen3")  # two query heads share each key/value head
 ALL = pytest.mark.parametrize("case", FAMILIES.values(), ids=str)
 WRITERS = pytest.mark.parametrize("case", [c for c in FAMILIES.values() if c.generate], ids=str)
@@ -88,14 +86,11 @@ def test_equals_the_masked_model(case, which):
 @MASKS
 @ALL
 def test_in_float64(case, which):
-    if OLD and case.name == "bert-decoder":
-        pytest.skip("transformers 4 cannot run this model in float64 at all: its causal mask overflows")
-    keep = mask(case, which)
-    whole, cut = masked_and_cut(case, keep, lambda model: model.double())
-    batch = {name: value.double() if name == "pixel_values" else value for name, value in case.batch.items()}
-    with torch.no_grad(), slow_paths():
-        out, expected = (case.logits(m, batch) for m in (cut, zeroed(case, whole, keep)))
-    torch.testing.assert_close(out, expected, atol=1e-10 if case.double else 1e-6, rtol=0)
+    case, keep = case.in_float64(), mask(case, which)
+    whole, cut = masked_and_cut(case, keep)
+    with slow_paths():
+        out, expected = (logits(case, model) for model in (cut, zeroed(case, whole, keep)))
+    torch.testing.assert_close(out, expected, atol=case.tolerance, rtol=0)
 
 
 @pytest.mark.parametrize("which", ["random", "first layers empty"])
