@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from .devices import on_host, widest
 from .heads import Heads, heads_in, unwrap
 from .losses import Loss, check_losses, cross_entropy
 from .names import unknown
@@ -130,7 +131,8 @@ def _one_batch(
             raise ValueError("no head has a path to the loss, or it is computed without gradients (no_grad, detach)")
         gradients = torch.autograd.grad(losses.sum(), [gate for _, gate in tape], allow_unused=True)
     rows, device = len(losses), losses.device
-    signed, absolute, tokens = (torch.zeros(rows, len(heads), dtype=torch.float64, device=device) for _ in range(3))
+    exact = widest(device)
+    signed, absolute, tokens = (torch.zeros(rows, len(heads), dtype=exact, device=device) for _ in range(3))
     starts = np.concatenate([[0], np.cumsum(heads.sizes)])
     for (index, _), gradient in zip(tape, gradients, strict=True):
         block = heads.blocks[index]
@@ -141,11 +143,11 @@ def _one_batch(
         g = gradient.movedim(block.batch_axis, 0).reshape(rows, -1, block.heads).to(device)
         real = positions(batch, block.kind)
         real = None if real is None or real.shape != g.shape[:2] else real.to(device)
-        signed[:, columns] += g.sum(1, dtype=torch.float64)
+        signed[:, columns] += g.sum(1, dtype=exact)
         size = g.abs() if real is None else g.abs() * real.unsqueeze(-1)
-        absolute[:, columns] += size.sum(1, dtype=torch.float64)
-        tokens[:, columns] += g.shape[1] if real is None else real.sum(1, keepdim=True).double()
-    return signed.cpu().numpy(), absolute.cpu().numpy(), tokens.cpu().numpy(), losses.detach().double().cpu().numpy()
+        absolute[:, columns] += size.sum(1, dtype=exact)
+        tokens[:, columns] += g.shape[1] if real is None else real.sum(1, keepdim=True)
+    return on_host(signed), on_host(absolute), on_host(tokens), on_host(losses)
 
 
 def token_positions(batch: Any, kind: str) -> torch.Tensor | None:

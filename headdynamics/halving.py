@@ -18,6 +18,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 
+from .devices import give_memory_back
 from .ranks import RankError, Ranks
 from .scores import BatchScore
 from .stillness import still
@@ -152,8 +153,7 @@ def _attempted(measure: Callable[[], T]) -> tuple[str, T]:
             raise
         why = _told(error)
     gc.collect()  # now that the error is gone, and with it the frames that held tensors
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
+    give_memory_back()
     return why, cast(T, None)
 
 

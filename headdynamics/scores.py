@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from .devices import on_host
 from .losses import IGNORED, check_losses, cross_entropy, find_labels, forward, predicts_next
 from .nested import as_drawn, check_batches
 from .ranks import each
@@ -122,7 +123,7 @@ def mean_loss(batches: Iterable[Any], loss: Callable[[nn.Module, Any], torch.Ten
     """Mean over examples of `loss(model, batch) -> [B]`."""
 
     def measure(model: nn.Module, batch: Any) -> np.ndarray:
-        losses = check_losses(loss(model, batch)).double().cpu().numpy()
+        losses = on_host(check_losses(loss(model, batch)))
         return np.stack([losses, np.ones_like(losses)], 1)
 
     return BatchScore("loss", False, batches, measure, ratio)
@@ -134,7 +135,7 @@ def perplexity(batches: Iterable[Any]) -> BatchScore:
     def measure(model: nn.Module, batch: Any) -> np.ndarray:
         labels = find_labels(batch)
         tokens = ((labels[:, 1:] if predicts_next(model) else labels) != IGNORED).sum(1).cpu().numpy()
-        return np.stack([cross_entropy(model, batch).double().cpu().numpy() * tokens, tokens], 1)
+        return np.stack([on_host(cross_entropy(model, batch)) * tokens, tokens], 1)
 
     return BatchScore("perplexity", False, batches, measure, lambda sums: np.exp(ratio(sums)))
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .devices import on_host
 from .ranks import SharedOut, each, ranks_of
 from .situation import Situation, importance_values
 
@@ -109,7 +110,7 @@ def shapley_values(situation: Situation, pairs: int, seed: int = 0, truncate: bo
 
 
 def _losses(situation: Situation, batch: Any, keep: torch.Tensor) -> np.ndarray:
-    return situation.losses(batch, keep).double().cpu().numpy()
+    return on_host(situation.losses(batch, keep))
 
 
 def _walked(situation: Situation, batch: Any, walk: np.ndarray, before: np.ndarray, limit: float) -> np.ndarray:

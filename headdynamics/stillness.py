@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from . import devices
+
 
 @contextlib.contextmanager
 def still(*models: nn.Module) -> Iterator[None]:
@@ -78,15 +80,13 @@ def _restore(buffer: torch.Tensor | None, before: torch.Tensor | None) -> None:
 @contextlib.contextmanager
 def _random_states() -> Iterator[None]:
     python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
     try:
-        yield
+        with devices.random_states():
+            yield
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
         torch.set_rng_state(cpu)
-        if gpus is not None:
-            torch.cuda.set_rng_state_all(gpus)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 
+from .devices import on_host, widest
+
 
 class Sums(NamedTuple):
     """Over the rows that are finite: of abs(s), s and s squared [3, H]; and rows, rows skipped, examples [3]."""
@@ -72,7 +74,7 @@ class Updates:
         """See `Tally`."""
         if not self._rows:
             return None
-        values = torch.cat([row for row, _ in self._rows.values()]).double().cpu().numpy()
+        values = on_host(torch.cat([row for row, _ in self._rows.values()]))
         return {update: (row, self._rows[update][1]) for update, row in zip(self._rows, values, strict=True)}
 
     @staticmethod
@@ -90,12 +92,11 @@ TALLIES: dict[str, Callable[[], Tally]] = {"example": Rows, "batch": Updates}
 
 
 def _added(values: torch.Tensor, examples: int) -> tuple[torch.Tensor, torch.Tensor]:
-    exact = torch.float32 if values.device.type == "mps" else torch.float64
     finite = values.isfinite().all(1)
-    s = values.where(finite.unsqueeze(1), values.new_zeros(())).to(exact)
+    s = values.where(finite.unsqueeze(1), values.new_zeros(())).to(widest(values.device))
     sums = torch.stack([s.abs().sum(0), s.sum(0), s.square().sum(0)])
     return sums, torch.stack([finite.sum(), (~finite).sum(), finite.sum() * examples])
 
 
 def _on_host(values: torch.Tensor, counts: torch.Tensor) -> Sums:
-    return Sums(values.cpu().double().numpy(), counts.cpu().numpy())
+    return Sums(on_host(values), counts.cpu().numpy())

@@ -20,6 +20,7 @@ from fairseq.data import data_utils
 from fairseq.logging import metrics
 from torch import nn
 
+from headdynamics.devices import on_host
 from headdynamics.names import unknown
 from headdynamics.nested import nested_sizes
 from headdynamics.ranks import Ranks, each
@@ -140,9 +141,10 @@ def _criterion_score(name: str, trainer: Any, batches: Examples, pad: int | None
         losses, counts = per_example(found, sample, pad)
         nll = log.get("nll_loss", found)
         nll = per_example(torch.as_tensor(nll), sample, pad)[0] if torch.is_tensor(nll) else losses
-        size = (torch.ones_like(counts) if by_sentence else counts).double()
-        size *= float(whole) / size.sum().clamp(min=1)  # of a sum that is shared out, too
-        return np.stack([x.double().cpu().numpy() for x in (losses, nll, counts, size)], 1)
+        columns = np.stack([on_host(column) for column in (losses, nll, counts)], 1)
+        size = np.ones(len(columns)) if by_sentence else columns[:, 2]
+        size = size * (float(whole) / max(size.sum(), 1))  # of a sum that is shared out, too
+        return np.column_stack([columns, size])
 
     return BatchScore(name, False, batches, measure, CRITERION_SCORES[name])
 

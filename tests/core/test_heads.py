@@ -108,6 +108,7 @@ def test_fnet_has_no_heads():
     )
 
 
+VERSION = tuple(map(int, hf.__version__.split(".")[:2]))
 CAUSAL = {
     "openai-gpt": lambda: hf.OpenAIGPTModel(hf.OpenAIGPTConfig(**GPT)),
     "bloom": lambda: hf.BloomModel(hf.BloomConfig(vocab_size=16, hidden_size=16, n_layer=2, n_head=4)),
@@ -119,7 +120,8 @@ CAUSAL = {
 @pytest.mark.parametrize("name", CAUSAL)
 def test_a_probe_tells_decoders_whose_code_does_not_say(name):
     model = CAUSAL[name]().train()
-    assert hd.find_heads(model).kind.tolist() == ["encoder"] * 8
+    says = name == "codegen" and VERSION >= (5, 24)
+    assert hd.find_heads(model).kind.tolist() == ["decoder" if says else "encoder"] * 8
     heads = hd.find_heads(model, {"input_ids": IDS})
     assert heads.kind.tolist() == ["decoder"] * 8
     assert heads.layer.tolist() == [0] * 4 + [1] * 4
