@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.overrides import BaseTorchFunctionMode
 
+from .devices import widest
 from .heads import Attention, Heads, HeadsError
 from .stillness import eager
 
@@ -47,7 +48,8 @@ def multipliers(heads: Heads, keep: Any) -> list[Gate]:
 
 def _multiplier(block: Attention, keep: torch.Tensor) -> Gate:
     def apply(context: torch.Tensor) -> torch.Tensor:
-        gate = keep.to(context.device)
+        narrow = keep.to(widest(context.device)) if keep.dtype == torch.float64 else keep
+        gate = narrow.to(context.device)
         if gate.dim() == 2:
             block.check_rows(context.shape, len(gate))
             rows = context.shape[block.batch_axis]

@@ -96,6 +96,16 @@ def test_online(estimator):
     np.testing.assert_allclose(found.mean, want.mean, rtol=1e-5)
 
 
+def test_a_mask_of_numpys_own_floats():
+    case, keep = CASES["bert"], np.array([1, 0, 0.5, 1, 1, 1, 0, 1])
+    model = case.build()
+    with hd.masked(hd.find_heads(model), keep):
+        want = case.logits(model, case.batch)
+    with elsewhere("mps"), hd.masked(hd.find_heads(model), keep):
+        found = case.logits(model, case.batch)
+    torch.testing.assert_close(found, want)
+
+
 def test_heads_taken_out():
     case, order = CASES["llama"], np.array([1, 5, 2, 0, 3, 4, 6, 7])
     want, model = case.build(), case.build()
