@@ -17,7 +17,7 @@ from torch import nn
 Loss = Callable[[nn.Module, Any], torch.Tensor]
 IGNORED = -100  # the label that counts for nothing, as in torch and transformers
 LABELS = ("labels", "label", "label_ids")
-#: causal language models of transformers (4.57 and 5.23) that compare the logits at t with the label at t
+#: causal language models of transformers (4.57 to 5.24) that compare the logits at t with the label at t
 IN_PLACE = {
     f"{name}ForCausalLM"
     for name in (

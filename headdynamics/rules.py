@@ -165,11 +165,12 @@ def _projection(modules: Mapping[str, nn.Module], name: str, module: nn.Module) 
 
 
 def _unpacked(module: nn.Module | None) -> nn.Module | None:
-    """The first part of a Sequential, the only child of a wrapper, else the module itself."""
+    """The first part of a Sequential, the only child of a wrapper or what it calls its `linear`, else the module."""
     if module is None or _is_linear(module):
         return module
-    children = list(module.children())
-    return children[0] if children and (isinstance(module, nn.Sequential) or len(children) == 1) else module
+    children = dict(module.named_children())
+    alone = children and (isinstance(module, nn.Sequential) or len(children) == 1)
+    return next(iter(children.values())) if alone else children.get("linear", module)
 
 
 def _first_int(owner: Any, names: tuple[str, ...] | list[str]) -> int | None:

@@ -57,6 +57,30 @@ class Attention(nn.Module):
             self.num_heads = heads
 
 
+class GatedOutput(nn.Module):
+    """transformers' Inkling2 (5.24): what the heads give is gated by the layer's input on its way into W_O."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate_proj, self.linear = nn.Linear(16, 16), nn.Linear(16, 16)
+
+    def forward(self, context, hidden):
+        return self.linear(context * self.gate_proj(hidden).sigmoid())
+
+
+def test_the_linear_of_a_gated_output():
+    layer = Attention(heads=4)
+    layer.o = GatedOutput()
+    heads = hd.find_heads(layer)
+    assert [block.projection for block in heads.blocks] == [layer.o.linear] and len(heads) == 4
+    context, hidden = torch.randn(2, 3, 5, 16)
+    with hd.masked(heads, torch.tensor([1.0, 1, 0, 1])):
+        found = layer.o(context, hidden)
+    with torch.no_grad():
+        layer.o.linear.weight[:, 8:12] = 0
+    torch.testing.assert_close(found, layer.o(context, hidden))
+
+
 def test_flags_tell_the_kind():
     model = nn.ModuleList(Attention(4) for _ in range(4))
     model[1].is_cross_attention, model[2].is_causal, model[3].is_decoder = True, True, True

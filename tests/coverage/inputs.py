@@ -33,6 +33,8 @@ def batches_for(model: nn.Module, config: Any, rows: int = ROWS) -> Iterator[dic
             if "pixel_values" in batch and batch["pixel_values"].dim() == 4:  # films, several images a row
                 frames = Maker(config).size("num_frames", "frames_per_clip", "num_image_with_embedding", default=2)
                 yield {**batch, "pixel_values": batch["pixel_values"].unsqueeze(1).repeat(1, frames, 1, 1, 1)}
+            if "input_values" in batch and batch["input_values"].dim() == 2:  # sound by channels
+                yield {**batch, "input_values": batch["input_values"].unsqueeze(1)}
             if "input_features" in batch:  # [B, T, mel bins]
                 yield {**batch, "input_features": batch["input_features"].transpose(1, 2)}
 

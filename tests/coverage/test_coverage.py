@@ -12,8 +12,8 @@ import headdynamics as hd
 #: every way in which W_O is found, and every way to be refused
 SAMPLE = (
     "albert bart bert bitnet canine clip convbert deberta deepseek_v3 detr diffllama distilbert falcon falcon_h1 fnet "
-    "fsmt gemma2 gpt2 gpt_neox ibert llama mlcd mobilebert moshi nystromformer qwen2_vl_vision roformer swin t5 vit "
-    "wav2vec2-conformer wavlm whisper xglm xlnet"
+    "fsmt gemma2 gpt2 gpt_neox ibert inkling2_text llama mlcd mobilebert moshi nystromformer qwen2_vl_vision roformer "
+    "swin t5 vit wav2vec2-conformer wavlm whisper xglm xlnet"
 ).split()
 COMMITTED = {row["family"]: row for row in table.read(transformers.__version__)}
 
