@@ -32,7 +32,7 @@ class Places(TorchDispatchMode):
 
     def __init__(self, device: str) -> None:
         super().__init__()
-        self.device, self.made_on, self.reading = torch.device(device), HOST, False  # while something is made or read
+        self.device, self.made_on, self.reading = torch.device(device, 0), HOST, False  # for now
         self._host: dict[int, Any] = {}  # holds them, so that no later storage has the address of an earlier one
 
     def of(self, tensor: torch.Tensor) -> torch.device:
@@ -63,10 +63,11 @@ class Places(TorchDispatchMode):
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, TENSOR)]
         if self.reading:  # what is read is nowhere yet
             return func(*args, **(kwargs or {}))
-        found = {self.of(tensor) for tensor in given if tensor.dim()} or set(map(self.of, given))
+        found = {self.of(tensor) for tensor in given if tensor.dim()}  # a single number may come from anywhere
         if len(found) > 1 and func._schema.name not in BETWEEN:
             raise RuntimeError(f"Expected all tensors to be on the same device, but {func} found two")
-        place = self.made_on if not given else self.device if self.device in found else HOST
+        found = found or set(map(self.of, given)) or {self.made_on}
+        place = self.device if self.device in found else HOST
         before = {tensor.untyped_storage()._cdata for tensor in given}
         out = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):

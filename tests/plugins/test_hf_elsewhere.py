@@ -1,7 +1,10 @@
 """A real Trainer on a GPU that is not there: what it does, and we beside it, meets that device's refusals."""
 
+import contextlib
 from unittest import mock
 
+import accelerate.accelerator
+import h5py
 import hf_tiny as tiny
 import numpy as np
 import pytest
@@ -11,23 +14,14 @@ from elsewhere import elsewhere
 from hf_tiny import FEW
 from transformers import TrainingArguments
 
-MPS = torch.device("mps")
+MPS = torch.device("mps:0")
 SET_UP = TrainingArguments.device.fget
 WATCHED = FEW | {"tensorboard": False, "strict": True, "ablations": ("one",)}
 
 
-def trained(folder, lm, options):
-    """The run file's rows, and the weights in the end."""
-    made = tiny.trainer(folder, ("attach", folder / "run.h5", WATCHED | options), lm=lm, save_strategy="no")
-    made.train()
-    return tiny.rows(folder / "run.h5"), made.model
-
-
-@pytest.mark.parametrize("options", [{}, {"online": True}], ids=["snapshots", "online"])
-@pytest.mark.parametrize("lm", [False, True], ids=["bert", "gpt2"])
-def test_a_training(tmp_path, lm, options):
-    want, there = trained(tmp_path / "here", lm, options)
-    model = tiny.gpt2() if lm else tiny.bert()
+@contextlib.contextmanager
+def on_a_gpu(model):
+    """The Trainer of `hf_tiny` is on one, with this model."""
     with (
         elsewhere("mps"),
         mock.patch.object(TrainingArguments, "device", property(lambda arguments: (SET_UP(arguments), MPS)[1])),
@@ -35,10 +29,61 @@ def test_a_training(tmp_path, lm, options):
         mock.patch.object(tiny, "bert", lambda: model),
         mock.patch.object(tiny, "gpt2", lambda: model),
     ):
-        found, model = trained(tmp_path / "there", lm, options)
+        yield
+
+
+def trained(folder, lm, options, **settings):
+    """The run file's rows and online importance, and the model in the end; `options` None: without us."""
+    watch = None if options is None else ("attach", folder / "run.h5", WATCHED | options)
+    made = tiny.trainer(folder, watch, lm=lm, save_strategy="no", **settings)
+    made.train()
+    if watch is None:
+        return None, None, made.model
+    with h5py.File(folder / "run.h5", "r") as file:
+        online = file["online/mean"][:] if "online" in options else np.zeros(0)
+    return tiny.rows(folder / "run.h5"), online, made.model
+
+
+def same_weights(one, other):
+    return all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("options", [{}, {"online": True}], ids=["snapshots", "online"])
+@pytest.mark.parametrize("lm", [False, True], ids=["bert", "gpt2"])
+def test_a_training(tmp_path, lm, options):
+    want, heard, here = trained(tmp_path / "here", lm, options)
+    model = tiny.gpt2() if lm else tiny.bert()
+    with on_a_gpu(model):
+        found, online, model = trained(tmp_path / "there", lm, options)
         assert {parameter.device for parameter in model.parameters()} == {MPS}
-    for one, other in zip(model.parameters(), there.parameters(), strict=True):
-        assert torch.equal(one, other)
+    assert same_weights(model, here)
     assert found["status"] == ["ok", "ok"] and found["update"] == want["update"]
     for name in ("score", "curve", "seen"):
         np.testing.assert_allclose(found[name], want[name], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(online, heard, rtol=1e-5)
+
+
+@pytest.mark.skipif(not hasattr(torch.amp, "GradScaler"), reason="torch scales no gradients on a CPU before 2.3")
+@pytest.mark.parametrize("scale", [2.0**16, 2.0**126], ids=["whole", "overflowing"])
+def test_fp16_with_a_scaler(tmp_path, scale):
+    """Torch's own scaler, which accelerate takes on a GPU alone; it halves a scale at which gradients overflow."""
+    scalers = []
+
+    def scaler(*_, **options):
+        scalers.append(torch.amp.GradScaler("cpu", **{**options, "init_scale": scale}))
+        return scalers[-1]
+
+    _, want, _ = trained(tmp_path / "here", False, {"online": True})
+    weights = []
+    for options in ({"online": True}, None):
+        model = tiny.bert()
+        with on_a_gpu(model), mock.patch.object(accelerate.accelerator, "get_grad_scaler", scaler):
+            rows, online, model = trained(tmp_path / f"with-{options is not None}", False, options, fp16=True)
+        weights.append(model)
+        if options is not None:
+            assert rows["status"] == ["ok", "ok"] and rows["update"] == [5, 10]
+            seen = online
+    assert same_weights(*weights)
+    assert [one.get_scale() < scale for one in scalers] == [scale > 2.0**100] * 2
+    if scale < 2.0**100:
+        np.testing.assert_allclose(seen, want, atol=0.05 * want.max())  # half precision; the scale is 65,536
