@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import nn
 
 logger = logging.getLogger("headdynamics")
@@ -17,10 +19,11 @@ def save_weights(model: nn.Module, run_file: str | os.PathLike[str], update: int
     path = path.with_name(f"{path.name}-weights") / f"update-{update:06d}.safetensors"
     temporary = path.with_suffix(".tmp")
     try:
-        from safetensors.torch import save_model
+        from safetensors.torch import save_file
 
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_model(model, str(temporary))
+        weights, shared = _apart(model.state_dict())
+        save_file(weights, str(temporary), shared)
         os.replace(temporary, path)
     except Exception as error:  # safetensors raises its own; none may reach training
         if strict:
@@ -29,3 +32,21 @@ def save_weights(model: nn.Module, run_file: str | os.PathLike[str], update: int
         logger.error("headdynamics could not save the weights of update %d (%s): %s", update, error, cure)
         return ""
     return str(path)
+
+
+def _apart(state: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """(each tensor once, in a storage of its own; name of a tied one -> the name that it is kept under).
+
+    safetensors keeps no views, and under DeepSpeed every weight is one, into a buffer of them all.
+    """
+    first: dict[object, str] = {}
+    weights, shared = {}, {}
+    for name, tensor in state.items():
+        where = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        kept = first.setdefault(where if tensor.numel() else name, name)
+        if kept != name:
+            shared[name] = kept
+        else:
+            whole = tensor.untyped_storage().nbytes() == tensor.nbytes
+            weights[name] = (tensor if whole else tensor.to("cpu", copy=True)).contiguous()
+    return weights, shared

@@ -155,7 +155,7 @@ CASES = {
     "online": (online, {"online": True, "online_window": 2, "every": None}),
     "fsdp": (fsdp, {"save_weights": True}),
     "fsdp1": (partial(fsdp, version=1), {"save_weights": True}),
-    **{f"zero{stage}": (partial(zero, stage=stage), {}) for stage in (1, 2, 3)},
+    **{f"zero{stage}": (partial(zero, stage=stage), {"save_weights": True}) for stage in (1, 2, 3)},
 }
 
 

@@ -80,8 +80,9 @@ def test_deepspeed(tmp_path):
     for case in ZERO:
         assert [one[case] for one in ranks] == [{"same": True, "engine": "DeepSpeedEngine"}] * 2
         alone, back = hf_ranks.uneven(tiny.trainer(tmp_path / "alone", None, **hf_ranks.SAVED)), f"{case}-back.h5"
-        back = hd.backfill(alone, tmp_path / back, tmp_path / case / "True", **hf_ranks.options(case))
-        assert content(tmp_path / f"{case}.h5") == content(back)
+        kept = tmp_path / f"{case}-weights"
+        back = hd.backfill(alone, tmp_path / back, kept, **hf_ranks.options(case))
+        assert content(tmp_path / f"{case}.h5", "epoch") == content(back, "epoch")
 
 
 def test_a_window_counts_the_examples_of_all_ranks(trained):
