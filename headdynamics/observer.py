@@ -27,10 +27,11 @@ from .heads import Heads, find_heads, unwrap
 from .knee import Knee, find_knees
 from .losses import Loss, cross_entropy
 from .names import made
-from .nested import Parts, check_batches, in_parts
+from .nested import Parts
 from .online import Online, Window
 from .orders import check_orders, make_order
 from .plan import Plan
+from .prepared import beside, drawn, first, ready
 from .ranks import Ranks
 from .record import Recorder
 from .record.recording import Recording
@@ -101,20 +102,20 @@ class Observer:
         if score is not None:
             check_score(score)
         with still():
-            batches = _ready(batches, plan, ranks)
+            batches = ready(batches, plan, ranks)
             if isinstance(score, BatchScore):
-                score = replace(score, batches=_ready(score.batches, plan, ranks))
+                score = replace(score, batches=ready(score.batches, plan, ranks))
         self.model, self.batches, self.loss, self.positions = unwrap(model), batches, loss, positions
         self.score: Any = score or mean_loss(batches, loss)
         self.strict, self.still_too, self.online = strict, tuple(still_too), online
         with ranks.together(), still(self.model, *self.still_too):
-            probe = _first(batches)
+            probe = first(batches)
             self.heads = heads or find_heads(self.model, probe if isinstance(probe, Mapping) else None)
             check_orders(plan.orders, self.heads)
             settings, scored = {**plan.settings(), **(settings or {})}, scored_examples(self.score)
-            _first(batches if scored is None else scored)
-            signed = signature(self.model, self.heads, batches, settings, scored, _beside(plan, online))
-            ranks.agree(_drawn(signed, batches, scored), "examples or settings: give each the same evaluation data")
+            first(batches if scored is None else scored)
+            signed = signature(self.model, self.heads, batches, settings, scored, beside(plan, online))
+            ranks.agree(drawn(signed, batches, scored), "examples or settings: give each the same evaluation data")
         self.run = Run(
             self.heads,
             framework,
@@ -231,31 +232,3 @@ class Observer:
 
 
 OPTIONS = ("batches", *(Observer.__init__.__kwdefaults__ or ()))
-
-
-def _ready(batches: Any, plan: Plan, ranks: Ranks) -> Any:
-    """In parts, for a budget. Of several ranks each has to see the same batches each time: a loader may shuffle."""
-    check_batches(batches)
-    if ranks.size > 1 and not isinstance(batches, Sequence) and not hasattr(batches, "fingerprint"):
-        batches = list(batches)
-    return batches if plan.budget is None else in_parts(batches)
-
-
-def _first(batches: Iterable[Any]) -> Any:
-    for batch in batches:
-        return batch
-    raise ValueError("there are no examples to measure on: the batches are empty; give a list or a loader of some")
-
-
-def _drawn(signed: Mapping[str, Any], *examples: Any) -> tuple[Any, ...]:
-    """What all ranks have to have in common: settings, examples, and their order."""
-    places = [getattr(one, "places", None) for one in examples]
-    return signed["hash"], signed.get("scored"), [None if place is None else place.tolist() for place in places]
-
-
-def _beside(plan: Plan, online: Online | None) -> dict[str, Any]:
-    """Settings that are told but in no hash: they change which rows there are, or of how many examples."""
-    told: dict[str, Any] = {} if plan.budget is None else {"budget": plan.budget}
-    if online is not None:
-        told["online"] = {"estimator": online.estimator, "window": online.window}
-    return told
