@@ -24,7 +24,7 @@ MAKE_LIKE = "new_empty new_full new_ones new_zeros".split()
 ATTEND = "scaled_dot_product_attention"
 READ = ("as_tensor", "from_numpy", "tensor")
 #: what takes masks and indices from the host, or copies from place to place
-BETWEEN = {"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_", "aten::copy_"}
+BETWEEN = {f"aten::{name}" for name in "index index_put index_put_ _index_put_impl_ index_fill_ copy_".split()}
 
 
 class Places(TorchDispatchMode):
