@@ -7,7 +7,9 @@ import shutil
 import signal
 import subprocess
 import time
+from functools import partial
 
+import fairseq_forked as forked
 import fairseq_tiny as tiny
 import h5py
 import numpy as np
@@ -46,8 +48,9 @@ def resumed_runs(data, tmp_path_factory):
     logs = {}
     for name, watched in (("plain", False), ("watched", True)):
         ours = ["--hd-every", "4", "--hd-early", "--hd-score", "bleu", "--hd-save-weights"] if watched else []
+        run = tiny.run if watched else partial(forked.run, log=folder / "log")
         logs[name] = "".join(
-            tiny.run(tiny.command(data, folder / name, "--max-epoch", epochs, *BLEU, *ours, watched=watched))
+            run(tiny.command(data, folder / name, "--max-epoch", epochs, *BLEU, *ours, watched=watched))
             for epochs in ("2", "3")
         )
     return folder, logs
