@@ -14,19 +14,19 @@ from elsewhere import elsewhere
 from hf_tiny import FEW
 from transformers import TrainingArguments
 
-MPS = torch.device("mps:0")
+MPS, CUDA = torch.device("mps:0"), torch.device("cuda:0")
 SET_UP = TrainingArguments.device.fget
 ONLINE = {"online": True}
 WATCHED = FEW | {"tensorboard": False, "strict": True, "ablations": ("one",)}
 
 
 @contextlib.contextmanager
-def on_a_gpu(model):
+def on_a_gpu(model, device=MPS):
     """The Trainer of `hf_tiny` is on one, with this model."""
     with (
-        elsewhere("mps"),
-        mock.patch.object(TrainingArguments, "device", property(lambda arguments: (SET_UP(arguments), MPS)[1])),
-        mock.patch.object(Accelerator, "device", MPS),
+        elsewhere(device.type),
+        mock.patch.object(TrainingArguments, "device", property(lambda arguments: (SET_UP(arguments), device)[1])),
+        mock.patch.object(Accelerator, "device", device),
         mock.patch.object(tiny, "bert", lambda: model),
         mock.patch.object(tiny, "gpt2", lambda: model),
     ):
@@ -65,7 +65,10 @@ def test_a_training(tmp_path, lm):
 @pytest.mark.skipif(not hasattr(torch.amp, "GradScaler"), reason="torch scales no gradients on a CPU before 2.3")
 @pytest.mark.parametrize("scale", [2.0**16, 2.0**126], ids=["whole", "overflowing"])
 def test_fp16_with_a_scaler(tmp_path, scale):
-    """Torch's own scaler, which accelerate takes on a GPU alone; it halves a scale at which gradients overflow."""
+    """Torch's own scaler, which accelerate takes on a GPU alone; it halves a scale at which gradients overflow.
+
+    Before torch 2.8 it asks for float64, which CUDA has.
+    """
     scalers = []
 
     def scaler(*_, **options):
@@ -75,7 +78,7 @@ def test_fp16_with_a_scaler(tmp_path, scale):
     weights = []
     for options in (ONLINE, None):
         model = tiny.bert()
-        with on_a_gpu(model), mock.patch.object(accelerate.accelerator, "get_grad_scaler", scaler):
+        with on_a_gpu(model, CUDA), mock.patch.object(accelerate.accelerator, "get_grad_scaler", scaler):
             rows, online, model = trained(tmp_path / f"with-{options is not None}", False, options, fp16=True)
         weights.append(model)
         if options is not None:
@@ -85,4 +88,4 @@ def test_fp16_with_a_scaler(tmp_path, scale):
     assert [one.get_scale() < scale for one in scalers] == [scale > 2.0**100] * 2
     if scale < 2.0**100:
         _, want, _ = trained(tmp_path / "here", False, ONLINE)
-        np.testing.assert_allclose(seen, want, atol=0.05 * want.max())  # half precision; the scale is 65,536
+        np.testing.assert_allclose(seen, want, atol=0.05 * want.max())  # in half precision; the scale is 65,536
