@@ -67,7 +67,7 @@ def test_a_training(tmp_path, lm):
 def test_fp16_with_a_scaler(tmp_path, scale):
     """Torch's own scaler, which accelerate takes on a GPU alone; it halves a scale at which gradients overflow.
 
-    Before torch 2.8 it asks for float64, which CUDA has.
+    That of torch 2.6 asks for float64, which CUDA has.
     """
     scalers = []
 
