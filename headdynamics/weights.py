@@ -42,11 +42,12 @@ def _apart(state: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], 
     first: dict[object, str] = {}
     weights, shared = {}, {}
     for name, tensor in state.items():
-        where = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        whole = tensor.untyped_storage().nbytes() == tensor.nbytes
+        part = () if whole else (tensor.shape, tensor.stride(), tensor.dtype)  # one storage whole is one, in any shape
+        where = (tensor.device, tensor.data_ptr(), *part)
         kept = first.setdefault(where if tensor.numel() else name, name)
         if kept != name:
             shared[name] = kept
         else:
-            whole = tensor.untyped_storage().nbytes() == tensor.nbytes
             weights[name] = (tensor if whole else tensor.to("cpu", copy=True)).contiguous()
     return weights, shared

@@ -53,6 +53,14 @@ def test_what_has_no_elements_and_what_is_transposed_come_back(tmp_path):
     assert torch.equal(other["turned"], torch.tensor([[0.0, 3], [1, 4], [2, 5]])) and other["too"].shape == (0, 3)
 
 
+def test_one_storage_by_two_shapes_comes_back(tmp_path):
+    made = [torch.nn.ParameterDict({"flat": torch.arange(6.0) * factor}) for factor in (1, 0)]
+    for model in made:
+        model["square"] = torch.nn.Parameter(model["flat"].data.view(2, 3))
+    saved(Path(save_weights(made[0], tmp_path / "run.h5", 1, strict=True))).load(made[1])
+    assert torch.equal(made[1]["square"], torch.arange(6.0).view(2, 3))
+
+
 def test_a_second_run_keeps_its_weights_apart(tmp_path):
     first = save_weights(torch.nn.Linear(3, 2), tmp_path / "run.h5", 1)
     before = load_file(first)
